@@ -1,0 +1,84 @@
+"""Errors on their way from producers to consumers, and the account of those that never arrived."""
+
+import logging
+from types import TracebackType
+from typing import NoReturn
+
+from promising.errors import PromiseCancelledError
+
+__all__ = ["Failure", "UnconsumedErrors"]
+
+_logger = logging.getLogger("promising")
+
+
+class UnconsumedErrors:
+    """The errors of one context that have been raised to nobody so far.
+
+    They are told apart by identity: an error that passes through ten promises is one error, and it counts as consumed when
+    one consumer of any of them got it and did not fail with it in its turn.
+    """
+
+    __slots__ = ("_errors",)
+
+    def __init__(self) -> None:
+        self._errors: dict[int, tuple[BaseException, str]] = {}
+
+    def add(self, error: BaseException, producer: str) -> None:
+        """Notes an error that `producer` has raised, unless somebody asked for it by cancelling."""
+        if not (isinstance(error, PromiseCancelledError) and error.explicit):
+            self._errors[id(error)] = (error, producer)
+
+    def discard(self, error: BaseException) -> None:
+        """Notes that the error is being raised to a consumer."""
+        self._errors.pop(id(error), None)
+
+    def report(self) -> BaseException | None:
+        """Logs each error once and forgets it.
+
+        Returns:
+            The first `KeyboardInterrupt` or `SystemExit` among them. It is not logged: the context has to raise it.
+        """
+        fatal: BaseException | None = None
+        for error, producer in self._errors.values():
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                fatal = fatal or error
+            else:
+                _logger.error(
+                    "%s failed and nobody awaited or read what it promised: %s",
+                    producer,
+                    type(error).__name__,
+                    exc_info=(type(error), error, error.__traceback__),
+                )
+        self._errors.clear()
+        return fatal
+
+
+class Failure:
+    """An error that stands where a value was expected, to be raised to each consumer.
+
+    Args:
+        error: What is raised.
+        unconsumed: The account to strike it from when it is raised, if there is one.
+    """
+
+    __slots__ = ("_traceback", "_unconsumed", "error")
+
+    def __init__(self, error: BaseException, unconsumed: UnconsumedErrors | None) -> None:
+        self.error = error
+        self._traceback = _without_our_frames(error.__traceback__)
+        self._unconsumed = unconsumed
+
+    def throw(self) -> NoReturn:
+        """Raises the error with the traceback of its origin, which would else grow with each consumer."""
+        if self._unconsumed is not None:
+            self._unconsumed.discard(self.error)
+        raise self.error.with_traceback(self._traceback)
+
+
+def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """Drops the leading frames of this package: they tell a user nothing, and they refer to the promise that failed."""
+    while traceback is not None and traceback.tb_next is not None:
+        if not traceback.tb_frame.f_globals.get("__name__", "").startswith("promising."):
+            break
+        traceback = traceback.tb_next
+    return traceback
