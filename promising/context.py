@@ -58,6 +58,7 @@ class PromisingContext(Owner):
         self.appenders_capture_errors_by_default = appenders_capture_errors_by_default
         handlers = (on_promise_resolved,) if callable(on_promise_resolved) else on_promise_resolved
         self.promise_resolved_handlers: list[PromiseResolvedHandler] = list(handlers)
+        self.observes_resolutions = bool(self.promise_resolved_handlers)
         self.unconsumed = UnconsumedErrors()
         self.loop: asyncio.AbstractEventLoop | None = None  # there while the context is open
         self.host: asyncio.Task[Any] | None = None  # the task that has entered it
@@ -156,7 +157,8 @@ class PromisingContext(Owner):
         self.paused.add(run)
         self.look_whether_all_ended()
 
-    def _call_handlers(self, promise: Promise[Any], value: Any) -> None:
+    def note_resolved(self, promise: Promise[Any], value: Any) -> None:
+        """Is called for each promise whose producer has brought a value, if `observes_resolutions` is true."""
         for handler in self.promise_resolved_handlers:
             self.start_soon(_HandlerPromise(handler(promise, value)))
 
@@ -209,14 +211,12 @@ class _CoroutinePromise(Promise[T]):
 
 
 class _HandlerPromise(_CoroutinePromise[T]):
-    """The promise of the end of a handler, for which no handler is called."""
+    """The promise of the end of a handler, for which no handler is called in its turn."""
 
     __slots__ = ()
 
-    def _resolve(self, value: T) -> None:
-        if not self._settled:
-            self._value = value
-            self._wake()
+    def _note_resolved(self, value: T) -> None:
+        pass
 
 
 @contextmanager

@@ -187,9 +187,12 @@ class Promise(Generic[T]):
         if not self._settled:
             self._value = value
             self._wake()
-            scope = self._run._scope if self._run is not None else None
-            if scope is not None and scope.promise_resolved_handlers:
-                scope._call_handlers(self, value)
+            self._note_resolved(value)
+
+    def _note_resolved(self, value: T) -> None:
+        scope = self._run._scope if self._run is not None else None
+        if scope is not None and scope.observes_resolutions:
+            scope.note_resolved(self, value)
 
     def _fail(self, error: BaseException, scope: "PromisingContext | None") -> bool:
         """Settles the promise with an error, unless it is settled.

@@ -12,15 +12,15 @@ from promising.stream import StreamedPromise, Streamer
 from promising.unconsumed import Failure
 from promising.waiters import Waiters, park
 
-__all__ = ["FlatReader", "FlatSequence", "Flatten"]
+__all__ = ["AT_END", "NOTHING_YET", "FlatReader", "FlatSequence", "Flatten"]
 
 P = TypeVar("P")
 W = TypeVar("W")
 
 Flatten: TypeAlias = Callable[[Any], Iterable["P | FlatSequence[P, Any]"]]
 
-_NOTHING_YET: Final = Sentinel("_NOTHING_YET", "the next piece has not come yet")
-_AT_END: Final = Sentinel("_AT_END", "no piece follows")
+NOTHING_YET: Final = Sentinel("NOTHING_YET", "the next piece has not come yet")
+AT_END: Final = Sentinel("AT_END", "no piece follows")
 
 
 class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
@@ -77,8 +77,8 @@ class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
         if self._value is NO_VALUE:
             reader = FlatReader[P](self, wants_all=True)
             pieces = []
-            while (piece := reader.next_nowait()) is not _AT_END:
-                if piece is _NOTHING_YET:
+            while (piece := reader.next_nowait()) is not AT_END:
+                if piece is NOTHING_YET:
                     yield from park(reader.parking_lot())
                 else:
                     pieces.append(piece)
@@ -91,7 +91,7 @@ class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
         """The flat pieces that a reader would get now without waiting, up to the first gap or error."""
         reader = FlatReader[P](self)
         pieces = []
-        while (piece := reader.next_nowait(raising=False)) is not _AT_END and piece is not _NOTHING_YET:
+        while (piece := reader.next_nowait(raising=False)) is not AT_END and piece is not NOTHING_YET:
             pieces.append(piece)
         return tuple(pieces)
 
@@ -100,8 +100,8 @@ class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
         if self._value is not NO_VALUE:
             return True
         reader = FlatReader[P](self)
-        while (piece := reader.next_nowait(raising=False)) is not _AT_END:
-            if piece is _NOTHING_YET:
+        while (piece := reader.next_nowait(raising=False)) is not AT_END:
+            if piece is NOTHING_YET:
                 return False
         return True
 
@@ -133,9 +133,9 @@ class FlatReader(Generic[P]):
         return self
 
     async def __anext__(self) -> P:
-        while (piece := self.next_nowait()) is _NOTHING_YET:
+        while (piece := self.next_nowait()) is NOTHING_YET:
             await park(self.parking_lot())
-        if piece is _AT_END:
+        if piece is AT_END:
             raise StopAsyncIteration
         found: P = piece
         return found
@@ -147,7 +147,7 @@ class FlatReader(Generic[P]):
             raising: False to treat an error as the end.
 
         Returns:
-            A piece, or `_NOTHING_YET`, or `_AT_END`.
+            A piece, or `NOTHING_YET`, or `AT_END`.
 
         Raises:
             BaseException: The error that stands at this place. The reader is at its end then.
@@ -155,7 +155,7 @@ class FlatReader(Generic[P]):
         while True:
             buffer = self._buffer
             if buffer is None:
-                return _AT_END
+                return AT_END
             position = self._position
             if buffer.pacing is not None and raising:
                 buffer.pacing.ask_for(math.inf if self._wants_all else position + 1)
@@ -168,15 +168,15 @@ class FlatReader(Generic[P]):
                 continue
             end = buffer.end
             if end is None:
-                return _NOTHING_YET
+                return NOTHING_YET
             if isinstance(end, Failure):
                 self._buffer = self._outer = None
                 if raising:
                     end.throw()
-                return _AT_END
+                return AT_END
             if not self._outer:
                 self._buffer = None
-                return _AT_END
+                return AT_END
             _, (self._sequence, self._position) = self._outer.popitem()
             self._buffer = self._sequence._buffer
 

@@ -193,9 +193,8 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         if not self._whole_from_pieces:
             if self._value is NO_VALUE:
                 self._resolve(await self._resolver())
-        elif self._run is not None and self._run._scope is not None:
-            if self._run._scope.promise_resolved_handlers:
-                self._run._scope._call_handlers(self, await self)
+        elif self._run is not None and self._run._scope is not None and self._run._scope.observes_resolutions:
+            self._note_resolved(await self)
 
     async def _produce_pieces(self) -> None:
         buffer = self._buffer

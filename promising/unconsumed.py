@@ -70,9 +70,13 @@ class Failure:
 
     def throw(self) -> NoReturn:
         """Raises the error with the traceback of its origin, which would else grow with each consumer."""
+        self.consume()
+        raise self.error.with_traceback(self._traceback)
+
+    def consume(self) -> None:
+        """Counts the error as consumed by somebody who looked at it without having it raised."""
         if self._unconsumed is not None:
             self._unconsumed.discard(self.error)
-        raise self.error.with_traceback(self._traceback)
 
 
 def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:

@@ -1,0 +1,95 @@
+"""Errors that travel as messages: `errors_as_messages=True`."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from miniagents.message import Message
+from miniagents.messages import MessagePromise
+from miniagents.sequences import MessageSequencePromise
+from promising.promise import StartSoon
+
+__all__ = ["ErrorMessage", "replies_with_error_messages"]
+
+
+class ErrorMessage(Message):
+    """What an agent that failed replies when errors travel as messages. It reads well for a model: no traceback.
+
+    Attributes:
+        text: The kind of the error and what it says.
+        error_type: The name of the error's class.
+        agent: The alias of the agent that failed.
+    """
+
+    error_type: str
+    agent: str
+
+    @classmethod
+    def of(cls, error: BaseException, agent: str) -> "ErrorMessage":
+        """Makes the message for an error.
+
+        Args:
+            error: What was raised.
+            agent: The alias of the agent that was called.
+
+        Returns:
+            The message.
+        """
+        name = type(error).__name__
+        return cls(f"{name}: {error}" if str(error) else name, error_type=name, agent=agent)
+
+
+def replies_with_error_messages(
+    inquire: Callable[[], MessageSequencePromise], agent: str, start_soon: StartSoon
+) -> MessageSequencePromise:
+    """Calls an agent such that no error leaves its reply, wherever in it the error arises.
+
+    What had come of a message that failed in mid-stream stays, marked `interrupted=True`; the `ErrorMessage` follows it.
+    `KeyboardInterrupt` and the like, and `EOFError`, which ends a conversation, stay errors.
+
+    Args:
+        inquire: Makes the call.
+        agent: The alias of the agent.
+        start_soon: See `MiniAgent.inquire`.
+
+    Returns:
+        The reply; cancelling it cancels the call.
+    """
+
+    async def streamer(_: Any) -> AsyncIterator[Any]:
+        try:
+            async for promise in inquire():
+                if promise.done() and promise._current_failure() is None:
+                    yield promise
+                else:
+                    yield _until_error(promise)
+                    yield MessageSequencePromise(lambda _, promise=promise: _error_of(promise, agent))
+        except EOFError:
+            raise
+        except Exception as error:
+            yield ErrorMessage.of(error, agent)
+
+    return MessageSequencePromise(streamer, start_soon=start_soon)
+
+
+def _until_error(promise: MessagePromise) -> MessagePromise:
+    async def streamer(copy: MessagePromise) -> AsyncIterator[str]:
+        try:
+            async for token in promise:
+                yield token
+        except EOFError:
+            raise
+        except Exception:
+            copy.add_metadata(**promise.metadata, interrupted=True)
+        else:
+            copy.add_metadata(**promise.metadata)
+
+    return promise.message_class.promise(streamer)
+
+
+async def _error_of(promise: MessagePromise, agent: str) -> AsyncIterator[Message]:
+    try:
+        await promise
+    except EOFError:
+        raise
+    except Exception as error:
+        yield ErrorMessage.of(error, agent)

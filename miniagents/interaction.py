@@ -1,0 +1,135 @@
+"""One call of an agent: what it was sent, what it replies, and the run that does it."""
+
+from collections.abc import Awaitable, Coroutine, Mapping
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from miniagents.sequences import MessageSequencePromise, MessageType, append_messages
+from promising.promise import Promise
+from promising.replay import ReplayBuffer
+from promising.run import Owner, Run
+
+if TYPE_CHECKING:
+    from miniagents.agents import MiniAgent
+
+__all__ = ["InteractionContext", "Replies"]
+
+T = TypeVar("T")
+
+
+class InteractionContext(Run):
+    """What an agent function is given: the messages to read, and the means to reply.
+
+    Attributes:
+        this_agent: The agent that is called, with the arguments of its forks.
+        message_promises: What it was sent: iterate it for message promises, await it for messages.
+
+    Example:
+        ```python
+        @miniagent
+        async def shout(ctx: InteractionContext) -> None:
+            async for message_promise in ctx.message_promises:
+                ctx.reply(str(await message_promise).upper())
+        ```
+    """
+
+    __slots__ = ("_arguments", "_awaited", "_replies", "message_promises", "this_agent")
+
+    def __init__(
+        self, this_agent: "MiniAgent", message_promises: MessageSequencePromise, arguments: Mapping[str, Any]
+    ) -> None:
+        self._task = self._parent = self._children = self._appenders = self._promise = None
+        self.this_agent = this_agent
+        self.message_promises = message_promises
+        self._arguments = arguments
+        self._replies: ReplayBuffer[Any] = ReplayBuffer(appendable=True)
+        self._awaited: list[Awaitable[Any]] | None = None
+
+    def reply(self, messages: MessageType) -> None:
+        """Adds to the reply. Readers see it at once; nothing is waited for.
+
+        Args:
+            messages: Text, messages, dicts, promises, other agents' replies, async generators, or nested lists of these;
+                see `MessageType`. `END` asks the loop that called the agent to end.
+
+        Raises:
+            StreamClosedError: The agent has ended, or said `finish_early()`. To reply from work that goes on, call
+                `ctx.wait_for(work)` before the agent ends.
+            PromiseCancelledError: The call was cancelled.
+            TypeError: It is nothing that can be sent; then nothing of it has been added.
+        """
+        append_messages(self._replies, messages)
+
+    def finish_early(self) -> None:
+        """Ends the reply now, though the agent goes on working. A second call changes nothing."""
+        self._replies.finish()
+
+    def wait_for(self, work: Awaitable[T]) -> Awaitable[T]:
+        """Keeps the reply open until the work has ended, also after the agent function has returned.
+
+        Args:
+            work: A coroutine, which is started, or a task, future or promise, which is only waited for. If it fails,
+                its error ends the reply.
+
+        Returns:
+            What to await for the result, for those who want it.
+        """
+        if isinstance(work, Coroutine):
+            work = start_soon(work)
+        if self._awaited is None:
+            self._awaited = []
+        self._awaited.append(work)
+        return work
+
+    def __repr__(self) -> str:
+        return self.this_agent.alias
+
+    async def _work(self) -> None:
+        try:
+            await self.this_agent._function(self, **self._arguments)
+            while self._awaited:
+                await self._awaited.pop()
+        except Exception as error:
+            error.add_note(self._where())
+            raise
+        self._replies.finish()
+
+    def _where(self) -> str:
+        caller = self._parent
+        while isinstance(caller, Run) and not isinstance(caller, InteractionContext):
+            caller = caller._parent
+        called_by = f", called by {caller!r}" if isinstance(caller, InteractionContext) else ""
+        return f"in {self!r}{called_by}"
+
+
+class Replies(MessageSequencePromise):
+    """The promise of an agent's reply. The agent works in an `InteractionContext`, which is the run of this promise."""
+
+    __slots__ = ("_interaction",)
+
+    _interaction: InteractionContext | None  # there until the call starts
+
+    def _label(self) -> str:
+        if self._interaction is not None:
+            return self._interaction.this_agent.alias
+        return repr(self._run) if self._run is not None else "an agent"
+
+    def _start(self, owner: Owner | None, context: Context | None) -> None:
+        interaction = self._interaction
+        assert interaction is not None
+        interaction._start(owner, interaction.this_agent.alias, context)
+        interaction._promise = self
+        self._run = interaction
+        self._interaction = None
+
+
+def start_soon(coroutine: Coroutine[Any, Any, T]) -> Promise[T]:
+    """Starts a coroutine as a producer of whoever is at work here."""
+
+    async def resolver(_: Promise[T]) -> T:
+        return await coroutine
+
+    promise = Promise(resolver)
+    if promise._context is not None:
+        promise._start_now()
+    return promise
