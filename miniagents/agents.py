@@ -2,22 +2,20 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from miniagents.error_messages import replies_with_error_messages
 from miniagents.interaction import InteractionContext, Replies
 from miniagents.sequences import MessageSequence, MessageSequencePromise, MessageType
 from promising.promise import StartSoon
-from promising.run import owner_at_work
-from promising.sentinels import DEFAULT, NO_VALUE, Sentinel
+from promising.run import current_owner
+from promising.sentinels import DEFAULT, Sentinel
 
 __all__ = ["AgentCall", "MiniAgent", "miniagent"]
 
 AgentFunction = Callable[..., Awaitable[Any]]
 AgentT = TypeVar("AgentT", bound=AgentFunction)
-
-_NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 
 class MiniAgent:
@@ -39,11 +37,11 @@ class MiniAgent:
         *,
         alias: str,
         description: str | None = None,
-        arguments: Mapping[str, Any] = _NO_ARGUMENTS,
+        arguments: dict[str, Any] | None = None,
         errors_as_messages: bool | Sentinel = DEFAULT,
     ) -> None:
         self._function = function
-        self._arguments = arguments
+        self._arguments = arguments or {}
         self._errors_as_messages = errors_as_messages
         self.alias = alias
         self.description = description
@@ -75,19 +73,23 @@ class MiniAgent:
         if errors_as_messages is DEFAULT:
             errors_as_messages = self._errors_as_messages
         if errors_as_messages is DEFAULT:
-            owner = owner_at_work()
+            owner = current_owner.get()
             errors_as_messages = owner is not None and getattr(owner._scope, "errors_as_messages", False)
         if errors_as_messages:
             return replies_with_error_messages(
                 lambda: self.inquire(messages, errors_as_messages=False, **arguments), self.alias, start_soon
             )
-        if type(messages) is not str and isinstance(messages, MessageSequencePromise):
-            received = messages
-        elif messages is None:
+        if messages is None:
             received = _NOTHING
+        elif isinstance(messages, MessageSequencePromise):
+            received = messages
         else:
             received = MessageSequencePromise.on_messages(messages)
-        interaction = InteractionContext(self, received, {**self._arguments, **arguments})
+        if not arguments:
+            arguments = self._arguments
+        elif self._arguments:
+            arguments = {**self._arguments, **arguments}
+        interaction = InteractionContext(self, received, arguments)
         replies: Replies = Replies.on(interaction._replies)  # type: ignore[assignment]
         replies._interaction = interaction
         replies._start_soon_or_later(start_soon)
@@ -127,7 +129,7 @@ class MiniAgent:
             self._function,
             alias=self.alias if alias is None else alias,
             description=self.description if description is None else description,
-            arguments=MappingProxyType({**self._arguments, **arguments}),
+            arguments={**self._arguments, **arguments},
             errors_as_messages=self._errors_as_messages if errors_as_messages is DEFAULT else errors_as_messages,
         )
 
@@ -252,29 +254,38 @@ def miniagent(
         ```
     """
     if target is None:
-        return lambda found: miniagent(found, alias=alias, description=description, **arguments)
+        return lambda found: _make(found, alias, description, arguments)
+    return _make(target, alias, description, arguments)
+
+
+def _make(
+    target: Callable[..., Any], alias: str | None, description: str | None, arguments: Mapping[str, Any]
+) -> MiniAgent:
     return MiniAgent(
         _as_function(target),
         alias=alias or getattr(target, "__name__", type(target).__name__).upper(),
         description=description or inspect.getdoc(target),
-        arguments=MappingProxyType(arguments),
+        arguments=dict(arguments),
     )
 
 
 def _as_function(target: Any) -> AgentFunction:
     if isinstance(target, MiniAgent):
         raise TypeError(f"{target!r} is an agent already; `fork` it")
-    if inspect.isclass(target):
+    if isinstance(target, type):
         if not inspect.iscoroutinefunction(getattr(target, "__call__", None)):
             raise TypeError(f"the class {target.__name__} needs `async def __call__(self, ctx)` to be an agent")
 
         def call(ctx: InteractionContext, /, **arguments: Any) -> Awaitable[Any]:
-            outcome: Awaitable[Any] = target(**arguments)(ctx)
+            instance: Any = target(**arguments)
+            outcome: Awaitable[Any] = instance(ctx)
             return outcome
 
         return call
     if inspect.isasyncgenfunction(target):
-        raise TypeError(f"{target.__name__} yields, but an agent replies: write `ctx.reply(...)` in place of `yield ...`")
+        raise TypeError(
+            f"{target.__name__} yields, but an agent replies: write `ctx.reply(...)` in place of `yield ...`"
+        )
     function = target if inspect.isroutine(target) else getattr(target, "__call__", target)
     if not inspect.iscoroutinefunction(inspect.unwrap(function)) and not inspect.iscoroutinefunction(function):
         name = getattr(target, "__name__", repr(target))

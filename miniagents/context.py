@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from miniagents import persist
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
-from miniagents.persist import PersistHandler, Persistence
+from miniagents.persist import Persistence, PersistHandler
 from promising.context import PromiseResolvedHandler, PromisingContext
 from promising.promise import Promise
 

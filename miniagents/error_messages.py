@@ -62,7 +62,7 @@ def replies_with_error_messages(
                     yield promise
                 else:
                     yield _until_error(promise)
-                    yield MessageSequencePromise(lambda _, promise=promise: _error_of(promise, agent))
+                    yield _error_of(promise, agent)
         except EOFError:
             raise
         except Exception as error:

@@ -1,14 +1,13 @@
 """Loops in which agents answer each other: `achain_loop` and `adialog_loop`."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeAlias, TypeVar
 
 from miniagents.agents import MiniAgent
 from miniagents.context import MiniAgents
 from miniagents.message import Message
 from miniagents.sequences import MessageSequence, MessageSequencePromise, MessageType, asks_to_end
-from promising.sentinels import AWAIT, CLEAR, NO_VALUE, Sentinel
+from promising.sentinels import AWAIT, CLEAR, Sentinel
 from promising.unconsumed import Failure
 
 __all__ = ["achain_loop", "adialog_loop"]
@@ -117,10 +116,10 @@ class _Chain:
         try:
             self._messages = MessageSequence.turn_into_sequence_promise(await self._messages)
         except _ENDINGS:
-            ending = self._find_ending() or self._calls[-1]
+            found = self._find_ending() or self._calls[-1]
             for call in self._calls:
                 call.replies.cancel()
-            return ending
+            return found
         ending = self._find_ending()
         self._calls = [call for call in self._calls if not call.has_ended()]
         return ending

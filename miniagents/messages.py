@@ -114,7 +114,7 @@ class MessagePromise(StreamedPromise[str, Message]):
             buffer = self._buffer = ReplayBuffer[str]()
             text = str(self._value)
             if text:
-                buffer.pieces.append(text)
+                buffer.append(text)
             buffer.end = COMPLETE
             return buffer
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -122,13 +122,18 @@ class MessagePromise(StreamedPromise[str, Message]):
     def _take(self, piece: str) -> None:
         if not isinstance(piece, str):
             raise TypeError(f"the streamer of {self!r} yielded {piece!r:.100}; the tokens of a message are strings")
-        self._buffer.append(piece)
+        buffer = self._buffer  # this is `buffer.add(piece)`, without the call, because it is done for each token
+        if buffer.end is not None:
+            buffer.refuse(piece)
+        buffer.append(piece)
+        if buffer.waiters is not None:
+            buffer.wake_readers()
 
     def _make_whole(self) -> Message:
         if self._failure is not None:
             self._failure.throw()
         try:
-            return self._message_class(text="".join(self._buffer.pieces), **(self._metadata or {}))
+            return self._message_class(text="".join(self._buffer), **(self._metadata or {}))
         except Exception as error:
             self._failure = Failure(error, None)
             raise

@@ -76,8 +76,8 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
         )
 
     def __await__(self) -> Generator[Any, Any, tuple[Message, ...]]:
-        if self._value is NO_VALUE:
-            reader = FlatReader[MessagePromise](self, wants_all=True)
+        if self._value is NO_VALUE and not self._resolve_at_once():
+            reader: FlatReader[MessagePromise] = FlatReader(self, wants_all=True)
             messages = []
             while (promise := reader.next_nowait()) is not AT_END:
                 if promise is NOTHING_YET:
@@ -89,6 +89,23 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
             self._value = tuple(messages)
         whole: tuple[Message, ...] = self._value
         return whole
+
+    def _resolve_at_once(self) -> bool:
+        """Makes the tuple without any reader where everything is there already, as it mostly is."""
+        buffer = self._buffer
+        if buffer.end is not COMPLETE:
+            return False
+        messages: list[Message] = []
+        for item in buffer:
+            value: Any = item._value
+            if value is NO_VALUE:
+                return False
+            if isinstance(item, MessageSequencePromise):
+                messages += value
+            else:
+                messages.append(value)
+        self._value = tuple(messages)
+        return True
 
     async def aresolve_messages(self) -> tuple[Message, ...]:
         """Waits for all messages: the named form of `await sequence`.
@@ -131,7 +148,7 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
     def on_messages(cls, messages: MessageType) -> "MessageSequencePromise":
         """Makes a sequence of what is there already; the short way for `prefill_messages`."""
         buffer = ReplayBuffer[Any]()
-        buffer.pieces = flatten_messages(messages)
+        buffer += flatten_messages(messages)
         buffer.end = COMPLETE
         return cls.on(buffer)
 
@@ -212,10 +229,13 @@ def append_messages(buffer: ReplayBuffer[Any], messages: MessageType) -> None:
     """Puts whatever can be sent into the buffer of a sequence: all of it, or nothing if a part cannot be sent."""
     if buffer.end is not None:
         buffer.refuse(messages)
-    for item in flatten_messages(messages):
-        if item._buffer is buffer if isinstance(item, MessageSequencePromise) else False:
+    items = flatten_messages(messages)
+    for item in items:
+        if isinstance(item, MessageSequencePromise) and item._buffer is buffer:
             raise CircularWaitError(f"{item!r} was put into itself, so that it could never end")
-        buffer.append(item)
+    buffer += items
+    if buffer.waiters is not None:
+        buffer.wake_readers()
 
 
 def flatten_messages(messages: Any) -> list[_Leaf]:
@@ -279,7 +299,7 @@ def _as_leaf(item: Any) -> _Leaf | None:
     if isinstance(item, StreamAppender):
         raise TypeError(_NOT_SENDABLE.format(item, "Make a message of it first: `Message.promise(appender)`."))
     if isinstance(item, AsyncIterable) and not isinstance(item, Promise):
-        return MessageSequencePromise(lambda _: item)
+        return MessageSequencePromise(lambda _: aiter(item))
     if isinstance(item, Awaitable):
         return MessageSequencePromise(lambda _: _after(item))
     if item is None or (isinstance(item, Iterable) and not isinstance(item, (bytes, bytearray, Sentinel))):
@@ -313,7 +333,7 @@ def asks_to_end(sequence: MessageSequencePromise) -> bool:
         buffer = pending.pop()
         if id(buffer) not in seen:
             seen.add(id(buffer))
-            for item in buffer.pieces:
+            for item in buffer:
                 if item is END_OF_LOOP:
                     return True
                 if isinstance(item, MessageSequencePromise):

@@ -68,7 +68,12 @@ class StreamAppender(Generic[P]):
             StreamClosedError: The appender has been closed.
             PromiseCancelledError: The stream was cancelled by somebody who reads it: there is no need to go on.
         """
-        self._buffer.append(piece)
+        buffer = self._buffer  # this is `buffer.add(piece)`, without the call, because it is done for each token
+        if buffer.end is not None:
+            buffer.refuse(piece)
+        buffer.append(piece)
+        if buffer.waiters is not None:
+            buffer.wake_readers()
         return self
 
     def open(self) -> "StreamAppender[P]":
@@ -107,7 +112,7 @@ class StreamAppender(Generic[P]):
         return reader_of(self._buffer, None)
 
     def __repr__(self) -> str:
-        return f"<{self._label}: {'open' if self._buffer.end is None else 'closed'}, {len(self._buffer.pieces)} pieces>"
+        return f"<{self._label}: {'open' if self._buffer.end is None else 'closed'}, {len(self._buffer)} pieces>"
 
     def _failure(self, error: BaseException) -> Failure:
         seen = as_seen_by_consumers(error, self)
@@ -120,7 +125,7 @@ class StreamAppender(Generic[P]):
         if buffer is not None and buffer.end is None:
             self.close(
                 AppenderNotClosedError(
-                    f"{self._label} was dropped after {len(buffer.pieces)} pieces without being closed. Append inside "
+                    f"{self._label} was dropped after {len(buffer)} pieces without being closed. Append inside "
                     "`with appender:`, or call `appender.close()` after the last piece."
                 )
             )

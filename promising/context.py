@@ -64,8 +64,10 @@ class PromisingContext(Owner):
         self.host: asyncio.Task[Any] | None = None  # the task that has entered it
         self.paused: set[Run] = set()  # runs that wait until somebody reads more of their stream
         self.exit_waiter: asyncio.Future[None] | None = None
+        self._exit_callbacks: list[Callable[[], Awaitable[Any]]] = []
         self._outer: Owner | None = None
         self._children = None
+        self._over = True
         self._scope = self
 
     # --- what a user uses ---
@@ -102,12 +104,26 @@ class PromisingContext(Owner):
             work._start_now(self)
         return work
 
+    def call_on_exit(self, callback: Callable[[], Awaitable[Any]]) -> None:
+        """Registers clean-up: it runs when all that was started in the context has ended, the latest registered first.
+
+        Args:
+            callback: An async function. What it raises is logged, so that the others still run.
+
+        Raises:
+            RuntimeError: The context is not open.
+        """
+        if self.loop is None:
+            raise RuntimeError(f"{self!r} is not open, so that it has no exit to wait for; use `async with`")
+        self._exit_callbacks.append(callback)
+
     async def __aenter__(self: ContextT) -> ContextT:
         if self.loop is not None:
             raise RuntimeError(f"{self!r} is open already; make another one to nest")
         self.loop = asyncio.get_running_loop()
         self.host = asyncio.current_task()
         self._outer = owner_at_work()
+        self._over = False
         current_owner.set(self)
         watch(self, self.loop)
         return self
@@ -121,25 +137,47 @@ class PromisingContext(Owner):
             self._cancel_all()
         assert self.loop is not None
         slow = self.loop.call_later(_SLOW_EXIT_SECONDS, self._log_what_runs)
-        interruption: asyncio.CancelledError | None = None
         try:
-            while self._children:
-                self._cancel_if_all_are_paused()
-                self.exit_waiter = self.loop.create_future()
-                try:
-                    await self.exit_waiter
-                except asyncio.CancelledError as cancelled:
-                    interruption = cancelled
-                    self._cancel_all()
+            interruption = await self._wait_for_runs(self.loop)
+            interruption = await self._call_exit_callbacks() or interruption
         finally:
             slow.cancel()
             unwatch(self)
+            self._over = True
             self.exit_waiter = self.loop = self.host = None
         fatal = self.unconsumed.report()
         if fatal is not None:
             raise fatal
         if interruption is not None:
             raise interruption
+
+    async def _wait_for_runs(self, loop: asyncio.AbstractEventLoop) -> asyncio.CancelledError | None:
+        """Waits until all that was started has ended, cleaning up again whenever the wait itself is cancelled.
+
+        Returns:
+            The last cancellation of the wait, to be raised when all is clean.
+        """
+        interruption: asyncio.CancelledError | None = None
+        while self._children:
+            self._cancel_if_all_are_paused()
+            self.exit_waiter = loop.create_future()
+            try:
+                await self.exit_waiter
+            except asyncio.CancelledError as cancelled:
+                interruption = cancelled
+                self._cancel_all()
+        return interruption
+
+    async def _call_exit_callbacks(self) -> asyncio.CancelledError | None:
+        interruption: asyncio.CancelledError | None = None
+        while self._exit_callbacks:
+            try:
+                await self._exit_callbacks.pop()()
+            except asyncio.CancelledError as cancelled:
+                interruption = cancelled
+            except Exception:
+                _logger.exception("a clean-up at the exit of %r failed", self)
+        return interruption
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self.loop is None else 'open'}, {len(self._children or ())} runs>"
@@ -161,9 +199,6 @@ class PromisingContext(Owner):
         """Is called for each promise whose producer has brought a value, if `observes_resolutions` is true."""
         for handler in self.promise_resolved_handlers:
             self.start_soon(_HandlerPromise(handler(promise, value)))
-
-    def _lives(self) -> bool:
-        return self.loop is not None
 
     def _successor(self) -> Owner | None:
         return self._outer

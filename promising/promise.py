@@ -153,7 +153,9 @@ class Promise(Generic[T]):
         self._resolve(await self._resolver())
 
     def _start_soon_or_later(self, start_soon: StartSoon) -> None:
-        owner = owner_at_work()
+        owner = current_owner.get()
+        if owner is not None and owner._over:
+            owner = owner_at_work()
         scope = owner._scope if owner is not None else None
         if scope is None or not (scope.start_everything_soon_by_default if start_soon is DEFAULT else start_soon):
             self._context = copy_context()

@@ -4,9 +4,11 @@ They are classes and no generators, so that leaving a loop early costs nothing, 
 cancelled (by `asyncio.wait_for`, say) can go on where it was.
 """
 
-from collections.abc import AsyncIterator
+from asyncio import Future
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from promising.pacing import Pacing
 from promising.replay import ReplayBuffer
 from promising.unconsumed import Failure
 from promising.waiters import park
@@ -27,33 +29,81 @@ class StreamReader(Generic[P]):
         promise: Whose production has to be started when a piece is waited for; None where somebody else sees to it.
     """
 
-    __slots__ = ("_buffer", "_pieces", "_position", "_promise")
+    # The place of the reader is that of a list iterator, which is the fastest way to the next piece. An iterator that has
+    # come to the end of its list is spent, also when the list grows afterwards, so it is replaced by one that stands there.
+
+    __slots__ = ("_ahead", "_buffer", "_promise")
 
     def __init__(self, buffer: ReplayBuffer[P], promise: "Promise[Any] | None") -> None:
+        self._ahead: Iterator[P] = iter(buffer)
         self._buffer: ReplayBuffer[P] | None = buffer
-        self._pieces = buffer.pieces
-        self._position = 0
         self._promise = promise
 
     def __aiter__(self) -> "StreamReader[P]":
         return self
 
     async def __anext__(self) -> P:
-        try:
-            piece = self._pieces[self._position]
-        except IndexError:
-            return await self._wait_for_piece()
-        self._position += 1
-        return piece
+        for piece in self._ahead:
+            return piece
+        while True:
+            await self._wait_at_end()
+            for piece in self._ahead:
+                return piece
 
-    async def _wait_for_piece(self) -> P:
+    def _wait_at_end(self) -> "Future[None]":
+        """What to await when all pieces so far have been read.
+
+        Raises:
+            StopAsyncIteration: No piece follows.
+            BaseException: The error that stands at the end of the stream; the reader is at its end afterwards.
+        """
         buffer = self._buffer
         if buffer is None:  # the reader has come to its end before
             raise StopAsyncIteration
         if self._promise is not None and self._promise._context is not None:
             self._promise._start_now()
-        pieces = self._pieces
-        while self._position >= len(pieces):
+        pieces = buffer
+        ahead: Any = iter(pieces)
+        ahead.__setstate__(len(pieces))
+        self._ahead = ahead
+        if buffer.end is not None:
+            self._buffer = self._promise = None
+            if isinstance(buffer.end, Failure):
+                buffer.end.throw()
+            raise StopAsyncIteration
+        if buffer.waiters is None:
+            buffer.waiters = []
+        return park(buffer.waiters)
+
+
+class PacedReader(Generic[P]):
+    """A reader that tells the producer how far it has come.
+
+    Args:
+        buffer: The pieces.
+        pacing: The account of what the readers ask for.
+        promise: See `StreamReader`.
+    """
+
+    __slots__ = ("_buffer", "_pacing", "_position", "_promise")
+
+    def __init__(self, buffer: ReplayBuffer[P], pacing: Pacing, promise: "Promise[Any] | None") -> None:
+        self._buffer: ReplayBuffer[P] | None = buffer
+        self._pacing = pacing
+        self._position = 0
+        self._promise = promise
+
+    def __aiter__(self) -> "PacedReader[P]":
+        return self
+
+    async def __anext__(self) -> P:
+        buffer = self._buffer
+        if buffer is None:
+            raise StopAsyncIteration
+        if self._promise is not None and self._promise._context is not None:
+            self._promise._start_now()
+        self._pacing.ask_for(self._position + 1)
+        while self._position >= len(buffer):
             if buffer.end is not None:
                 self._buffer = self._promise = None
                 if isinstance(buffer.end, Failure):
@@ -62,23 +112,12 @@ class StreamReader(Generic[P]):
             if buffer.waiters is None:
                 buffer.waiters = []
             await park(buffer.waiters)
-        piece = pieces[self._position]
         self._position += 1
-        return piece
-
-
-class PacedReader(StreamReader[P]):
-    """A reader that tells the producer how far it has come."""
-
-    __slots__ = ()
-
-    async def __anext__(self) -> P:
-        buffer = self._buffer
-        if buffer is not None and buffer.pacing is not None:
-            buffer.pacing.ask_for(self._position + 1)
-        return await super().__anext__()
+        return buffer[self._position - 1]
 
 
 def reader_of(buffer: ReplayBuffer[P], promise: "Promise[Any] | None") -> AsyncIterator[P]:
     """Makes the reader that the buffer wants."""
-    return StreamReader(buffer, promise) if buffer.pacing is None else PacedReader(buffer, promise)
+    if buffer.pacing is None:
+        return StreamReader(buffer, promise)
+    return PacedReader(buffer, buffer.pacing, promise)

@@ -1,6 +1,6 @@
 """The replay buffer: what was streamed so far, for any number of readers, from the first piece, at any time."""
 
-from typing import Final, Generic, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from promising.errors import PromiseCancelledError, StreamClosedError
 from promising.pacing import Pacing
@@ -15,34 +15,33 @@ P = TypeVar("P")
 COMPLETE: Final = Sentinel("COMPLETE", "the stream has ended as it should")
 
 
-class ReplayBuffer(Generic[P]):
-    """An append-only list of pieces with an end.
+class ReplayBuffer(list[P]):
+    """The pieces of a stream so far, and its end. It is a list to which nothing is done but appending.
 
-    Several promises can share a buffer: a stream that is forwarded is forwarded by reference.
+    Several promises can share a buffer: a stream that is forwarded is forwarded by reference. It is a list, rather than
+    having one, because there is a buffer for each call of an agent.
 
     Args:
         appendable: Whether anybody who holds an appender may add pieces, rather than one producer alone.
 
     Attributes:
-        pieces: All pieces so far. Readers index it; nobody removes anything.
         end: None as long as pieces may follow, then `COMPLETE` or the failure that stands at the end.
         waiters: Who waits for the next piece or the end.
         end_waiters: Who waits for the end.
         pacing: How far ahead of its readers the producer may go; None for as far as it likes.
     """
 
-    __slots__ = ("appendable", "end", "end_waiters", "pacing", "pieces", "waiters")
+    __slots__ = ("appendable", "end", "end_waiters", "pacing", "waiters")
 
     def __init__(self, *, appendable: bool = False) -> None:
-        self.pieces: list[P] = []
         self.end: Sentinel | Failure | None = None
         self.waiters: Waiters | None = None
         self.end_waiters: Waiters | None = None
         self.pacing: Pacing | None = None
         self.appendable = appendable
 
-    def append(self, piece: P) -> None:
-        """Adds a piece and wakes the readers.
+    def add(self, piece: P) -> None:
+        """Appends a piece and wakes the readers.
 
         Raises:
             StreamClosedError: The stream has ended.
@@ -50,11 +49,11 @@ class ReplayBuffer(Generic[P]):
         """
         if self.end is not None:
             self.refuse(piece)
-        self.pieces.append(piece)
+        self.append(piece)
         if self.waiters is not None:
             self.wake_readers()
 
-    def refuse(self, piece: object) -> None:
+    def refuse(self, piece: object) -> NoReturn:
         """Raises the reason why nothing can be added any more."""
         if isinstance(self.end, Failure) and isinstance(self.end.error, PromiseCancelledError):
             self.end.throw()
@@ -77,5 +76,6 @@ class ReplayBuffer(Generic[P]):
     def wake_readers(self) -> None:
         """Wakes whoever waits for the next piece."""
         waiters, self.waiters = self.waiters, None
-        if waiters is not None:
-            wake(waiters)
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)

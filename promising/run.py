@@ -8,7 +8,7 @@ nothing is left for the garbage collector.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from asyncio import get_running_loop
 from contextvars import Context, ContextVar
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,11 @@ _next_number = count().__next__
 class Owner:
     """What can start runs and has to wait for them: a run, or a context."""
 
-    __slots__ = ("__weakref__", "_children", "_scope")
+    __slots__ = ("__weakref__", "_children", "_over", "_scope")
 
     _children: "dict[Run, None] | None"  # made with the first child; a dict because it keeps the order
+    _over: bool  # nothing that is started now can belong to this owner any more
     _scope: "PromisingContext | None"
-
-    def _lives(self) -> bool:
-        """Whether something that is started now can still belong to this owner."""
-        raise NotImplementedError
 
     def _successor(self) -> "Owner | None":
         """Who takes over what would belong to this owner, were it not over."""
@@ -50,7 +47,7 @@ class Owner:
 def owner_at_work() -> Owner | None:
     """The owner of what is started now, or the nearest one that is not over yet."""
     owner = current_owner.get()
-    while owner is not None and not owner._lives():
+    while owner is not None and owner._over:
         owner = owner._successor()
     return owner
 
@@ -95,6 +92,7 @@ class Run(Owner):
         self._parent: Owner | None = None
         self._children = None
         self._appenders = None
+        self._over = False
 
     def __repr__(self) -> str:
         task = self._task
@@ -112,7 +110,7 @@ class Run(Owner):
             RuntimeError: There is no running event loop here, or it is not the one of the owner.
         """
         try:
-            loop = asyncio.get_running_loop()
+            loop = get_running_loop()
         except RuntimeError:
             raise RuntimeError(_NO_LOOP.format(name)) from None
         self._number = _next_number()
@@ -128,29 +126,30 @@ class Run(Owner):
                 owner._children = {self: None}
             else:
                 owner._children[self] = None
-        self._task = RunTask(self._main(), loop=loop, name=name, context=context)
-        self._task.run = self
+        self._task = task = RunTask(self._main(), loop=loop, name=name, context=context)
+        task.run = self
 
     async def _main(self) -> None:
         """The coroutine of the task. Nothing that the producer raises leaves it: it goes to the consumers."""
         current_owner.set(self)
         try:
-            await self._work()
+            assert self._promise is not None
+            await self._promise._produce()
         except BaseException as error:  # whatever is not caught here would end the event loop, or nobody's wait
             self._failed(error)
         finally:
             self._task_over()
-
-    def _work(self) -> Coroutine[Any, Any, None]:
-        assert self._promise is not None
-        return self._promise._produce()
 
     def _failed(self, error: BaseException) -> None:
         seen = as_seen_by_consumers(error, self)
         self._close_appenders(seen)
         promise = self._promise
         settled_now = promise is not None and promise._fail(seen, self._scope)
-        if not settled_now and self._scope is not None and not isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        if (
+            not settled_now
+            and self._scope is not None
+            and not isinstance(error, (asyncio.CancelledError, GeneratorExit))
+        ):
             # The promise was cancelled before, so an error of the clean-up has no consumer that it could go to.
             self._scope.unconsumed.add(seen, repr(self))
 
@@ -170,9 +169,10 @@ class Run(Owner):
         self._task = None
         run = self
         while run._task is None and not run._children:
-            if run._promise is not None:
-                run._promise._run = None
-                run._promise = None
+            run._over = True
+            promise = run._promise
+            if promise is not None:
+                promise._run = run._promise = None
             owner = run._parent
             if owner is None:
                 unwatch(run)
@@ -212,9 +212,6 @@ class Run(Owner):
         self._close_appenders(cancelled)
         task.cancel()
         return True
-
-    def _lives(self) -> bool:
-        return self._task is not None or bool(self._children)
 
     def _successor(self) -> Owner | None:
         return self._parent

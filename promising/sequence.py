@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from promising.errors import CircularWaitError
-from promising.promise import Promise, StartSoon, check_callable
+from promising.promise import StartSoon, check_callable
 from promising.replay import ReplayBuffer
 from promising.sentinels import DEFAULT, NO_VALUE, Sentinel
 from promising.stream import StreamedPromise, Streamer
@@ -109,7 +109,7 @@ class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
         for item in self._flatten(piece):
             if item is self:
                 raise CircularWaitError(f"{self!r} was put into itself, so that it could never end")
-            self._buffer.append(item)  # type: ignore[arg-type]
+            self._buffer.add(item)  # type: ignore[arg-type]
 
 
 class FlatReader(Generic[P]):
@@ -159,8 +159,8 @@ class FlatReader(Generic[P]):
             position = self._position
             if buffer.pacing is not None and raising:
                 buffer.pacing.ask_for(math.inf if self._wants_all else position + 1)
-            if position < len(buffer.pieces):
-                piece = buffer.pieces[position]
+            if position < len(buffer):
+                piece = buffer[position]
                 self._position = position + 1
                 if not isinstance(piece, FlatSequence):
                     return piece

@@ -150,7 +150,7 @@ class StreamedPromise(Promise[W], Generic[P, W]):
     @property
     def pieces_so_far(self) -> tuple[P, ...]:
         """The pieces that have been streamed so far, without waiting for more."""
-        return tuple(self._buffer.pieces)
+        return tuple(self._buffer)
 
     def cancel(self) -> bool:
         """See `Promise.cancel`. A stream that an appender feeds ends; one that forwards another one leaves that alone."""
@@ -175,7 +175,7 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         return end if isinstance(end, Failure) else self._failure
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()[:-1]}, {len(self._buffer.pieces)} pieces>"
+        return f"{super().__repr__()[:-1]}, {len(self._buffer)} pieces>"
 
     def _label(self) -> str:
         return getattr(self._given_streamer, "__qualname__", None) or super()._label()
@@ -188,42 +188,39 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         return self._given_streamer(self)
 
     async def _produce(self) -> None:
-        if self._buffer.end is None:
-            await self._produce_pieces()
+        buffer = self._buffer
+        if buffer.end is None:
+            pacing = buffer.pacing
+            take = self._take
+            pieces = as_async_iterator(self._streamer(), "the streamer", self)
+            try:
+                if pacing is None:
+                    async for piece in pieces:
+                        take(piece)
+                else:
+                    await pacing.pause(0)
+                    async for piece in pieces:
+                        take(piece)
+                        await pacing.pause(len(buffer))
+            finally:
+                close = getattr(pieces, "aclose", None)
+                if close is not None:
+                    await close()
+            self._given_streamer = None
+            buffer.finish()
         if not self._whole_from_pieces:
             if self._value is NO_VALUE:
                 self._resolve(await self._resolver())
         elif self._run is not None and self._run._scope is not None and self._run._scope.observes_resolutions:
             self._note_resolved(await self)
 
-    async def _produce_pieces(self) -> None:
-        buffer = self._buffer
-        pacing = buffer.pacing
-        take = self._take
-        pieces = as_async_iterator(self._streamer(), "the streamer", self)
-        self._given_streamer = None
-        try:
-            if pacing is None:
-                async for piece in pieces:
-                    take(piece)
-            else:
-                await pacing.pause(0)
-                async for piece in pieces:
-                    take(piece)
-                    await pacing.pause(len(buffer.pieces))
-        finally:
-            close = getattr(pieces, "aclose", None)
-            if close is not None:
-                await close()
-        buffer.finish()
-
     def _take(self, piece: P) -> None:
         """Adds what the streamer has yielded."""
-        self._buffer.append(piece)
+        self._buffer.add(piece)
 
     def _make_whole(self) -> Any:
         """Makes the whole of a complete stream that has no resolver."""
-        return tuple(self._buffer.pieces)
+        return tuple(self._buffer)
 
     # --- the outcome ---
 

@@ -8,6 +8,7 @@ from promising.errors import PromiseCancelledError
 
 __all__ = ["Failure", "UnconsumedErrors"]
 
+_OURS = ("promising.", "miniagents.interaction")
 _logger = logging.getLogger("promising")
 
 
@@ -47,7 +48,7 @@ class UnconsumedErrors:
                     "%s failed and nobody awaited or read what it promised: %s",
                     producer,
                     type(error).__name__,
-                    exc_info=(type(error), error, error.__traceback__),
+                    exc_info=(type(error), error, _without_our_frames(error.__traceback__)),
                 )
         self._errors.clear()
         return fatal
@@ -82,7 +83,7 @@ class Failure:
 def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
     """Drops the leading frames of this package: they tell a user nothing, and they refer to the promise that failed."""
     while traceback is not None and traceback.tb_next is not None:
-        if not traceback.tb_frame.f_globals.get("__name__", "").startswith("promising."):
+        if not traceback.tb_frame.f_globals.get("__name__", "").startswith(_OURS):
             break
         traceback = traceback.tb_next
     return traceback

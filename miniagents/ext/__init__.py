@@ -1,0 +1,1 @@
+"""What is optional: models, history, the console, the command line. All of it is written with agents."""
