@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.measure import Row, compare_async
@@ -91,7 +92,7 @@ def through_lists(yielding: bool, hops: int = _HOPS) -> Callable[[], Awaitable[N
     async def run() -> None:
         lists = [SharedList[str]() for _ in range(hops + 1)]
         tasks = [asyncio.create_task(fill(lists[0]))]
-        tasks += [asyncio.create_task(relay(*pair)) for pair in zip(lists, lists[1:], strict=False)]
+        tasks += [asyncio.create_task(relay(*pair)) for pair in pairwise(lists)]
         count = 0
         async for _ in lists[-1].read():
             count += 1

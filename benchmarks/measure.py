@@ -46,10 +46,7 @@ def compare(ours: Callable[[], Any], yardstick: Callable[[], Any], *, runs: int 
     Returns:
         The median of the ratios of neighbouring runs, and the median CPU seconds of either side.
     """
-    pairs: list[tuple[float, float]] = []
-    for _ in range(runs + 1):
-        pairs.append((_cpu_seconds(ours), _cpu_seconds(yardstick)))
-    pairs = pairs[1:]
+    pairs = [(_cpu_seconds(ours), _cpu_seconds(yardstick)) for _ in range(runs + 1)][1:]
     return (
         statistics.median(mine / other for mine, other in pairs),
         statistics.median(mine for mine, _ in pairs),

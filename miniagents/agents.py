@@ -136,8 +136,8 @@ class MiniAgent:
     def __call__(self, *_: Any, **__: Any) -> Any:
         """Refuses: agents are not called like functions."""
         raise TypeError(
-            f"{self.alias} is an agent and not called like a function; send it messages: `agent.inquire(messages)`, with "
-            "the arguments of its function as keyword arguments"
+            f"{self.alias} is an agent and not called like a function; send it messages: `agent.inquire(messages)`, "
+            "with the arguments of its function as keyword arguments"
         )
 
     def __repr__(self) -> str:
@@ -228,8 +228,8 @@ def miniagent(
 ) -> Any:
     """Makes an agent of an async function, or of a class with `async def __call__(self, ctx)`.
 
-    The function gets the `InteractionContext` and the keyword arguments of `inquire` and `fork`. Of a class an instance is
-    made for each call: the keyword arguments go to its constructor, the context to its `__call__`.
+    The function gets the `InteractionContext` and the keyword arguments of `inquire` and `fork`. Of a class an instance
+    is made for each call: the keyword arguments go to its constructor, the context to its `__call__`.
 
     Args:
         target: The function or the class.

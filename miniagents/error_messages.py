@@ -43,8 +43,8 @@ def replies_with_error_messages(
 ) -> MessageSequencePromise:
     """Calls an agent such that no error leaves its reply, wherever in it the error arises.
 
-    What had come of a message that failed in mid-stream stays, marked `interrupted=True`; the `ErrorMessage` follows it.
-    `KeyboardInterrupt` and the like, and `EOFError`, which ends a conversation, stay errors.
+    What had come of a message that failed in mid-stream stays, marked `interrupted=True`; the `ErrorMessage` follows
+    it. `KeyboardInterrupt` and the like, and `EOFError`, which ends a conversation, stay errors.
 
     Args:
         inquire: Makes the call.

@@ -50,8 +50,8 @@ class InteractionContext(Run):
         """Adds to the reply. Readers see it at once; nothing is waited for.
 
         Args:
-            messages: Text, messages, dicts, promises, other agents' replies, async generators, or nested lists of these;
-                see `MessageType`. `END` asks the loop that called the agent to end.
+            messages: Text, messages, dicts, promises, other agents' replies, async generators, or nested lists of
+                these; see `MessageType`. `END` asks the loop that called the agent to end.
 
         Raises:
             StreamClosedError: The agent has ended, or said `finish_early()`. To reply from work that goes on, call

@@ -1,6 +1,7 @@
 """Loops in which agents answer each other: `achain_loop` and `adialog_loop`."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
 from miniagents.agents import MiniAgent
@@ -22,14 +23,14 @@ _ENDINGS = (EOFError, KeyboardInterrupt)
 async def achain_loop(agents: Iterable[Link], initial_input: MessageType = None) -> tuple[Message, ...]:
     """Calls agents one after the other, each with the reply of the one before, round and round.
 
-    The loop ends when an agent replies `END`, or raises `EOFError` (the input has ended) or `KeyboardInterrupt` (Ctrl+C at
-    a prompt). Other errors are raised where they are consumed: by an agent that reads them, or by the loop at `AWAIT`.
-    Without a `MiniAgents` context one is opened.
+    The loop ends when an agent replies `END`, or raises `EOFError` (the input has ended) or `KeyboardInterrupt` (Ctrl+C
+    at a prompt). Other errors are raised where they are consumed: by an agent that reads them, or by the loop at
+    `AWAIT`. Without a `MiniAgents` context one is opened.
 
     Args:
         agents: The agents in their order, and between them the sentinels `AWAIT` (let the messages so far arrive
-            completely before the next agent is called) and `CLEAR` (drop the messages so far). There has to be an `AWAIT`,
-            or calls would be made without end before the first of them had started.
+            completely before the next agent is called) and `CLEAR` (drop the messages so far). There has to be an
+            `AWAIT`, or calls would be made without end before the first of them had started.
         initial_input: What the first agent is sent.
 
     Returns:
@@ -137,11 +138,9 @@ class _Chain:
 async def _what_has_come(messages: MessageSequencePromise) -> tuple[Message, ...]:
     """The messages, or if an error stands among them, those before it."""
     arrived: list[Message] = []
-    try:
+    with suppress(Exception, KeyboardInterrupt):  # whoever ended the loop has seen it
         async for promise in messages:
-            arrived.append(await promise)
-    except (Exception, KeyboardInterrupt):
-        pass  # whoever ended the loop has seen it
+            arrived += [await promise]
     return tuple(arrived)
 
 
@@ -154,7 +153,7 @@ def _checked(agents: Iterable[Link]) -> list[Link]:
         raise ValueError("the chain has no agent")
     if AWAIT not in chain:
         raise ValueError(
-            "the chain has no AWAIT, so calls would be made without end before the first of them had started; put AWAIT "
-            "where the loop should wait, usually after the agent that asks a person"
+            "the chain has no AWAIT, so calls would be made without end before the first of them had started; put "
+            "AWAIT where the loop should wait, usually after the agent that asks a person"
         )
     return chain

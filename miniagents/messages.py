@@ -14,7 +14,8 @@ from promising.unconsumed import Failure
 __all__ = ["Message", "MessagePromise", "MessageSequencePromise", "TokenStreamer"]
 
 TokenStreamer: TypeAlias = Callable[[Any], AsyncIterator[str]]
-"""`async def streamer(promise)` that yields tokens and may call `promise.add_metadata(...)`; or a `StreamAppender[str]`."""
+"""`async def streamer(promise)` that yields tokens and may call `promise.add_metadata(...)`; or a
+`StreamAppender[str]`."""
 
 
 class MessagePromise(StreamedPromise[str, Message]):

@@ -18,7 +18,6 @@ from promising.waiters import park
 __all__ = ["MessageSequence", "MessageSequencePromise", "MessageType", "flatten_messages"]
 
 MessageType: TypeAlias = Union[
-    None,
     str,
     Message,
     MessagePromise,
@@ -28,6 +27,7 @@ MessageType: TypeAlias = Union[
     AsyncIterable["MessageType"],
     Awaitable["MessageType"],
     Sentinel,
+    None,
 ]
 """What can be sent or replied: text, messages, dicts of a message's fields, promises of any of these, other agents'
 replies, async generators of any of these, and lists of all of them, nested as one likes."""
@@ -38,8 +38,8 @@ _Leaf: TypeAlias = Union[MessagePromise, "MessageSequencePromise"]
 class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
     """The promise of a sequence of messages, such as the reply of an agent.
 
-    Iterate it for the promises of its messages in their order, as soon as each of them is known; await it for a tuple of
-    all messages, resolved.
+    Iterate it for the promises of its messages in their order, as soon as each of them is known; await it for a tuple
+    of all messages, resolved.
 
     Args:
         streamer: `async def streamer(promise)` that yields whatever can be sent.

@@ -47,7 +47,7 @@ def join_messages(messages: MessageType, delimiter: str = "\n\n", **metadata: An
 
 
 def split_messages(messages: MessageType, delimiter: str = "\n\n", **metadata: Any) -> MessageSequencePromise:
-    """Splits messages at a delimiter. Fenced blocks of code stay whole, also one that is never closed.
+    r"""Splits messages at a delimiter. Fenced blocks of code stay whole, also one that is never closed.
 
     A part streams while it arrives; what may be the beginning of a delimiter is held back until that is certain.
 
@@ -64,7 +64,7 @@ def split_messages(messages: MessageType, delimiter: str = "\n\n", **metadata: A
 
     Example:
         ```python
-        assert [str(part) for part in await split_messages("Hello\\n\\nworld")] == ["Hello", "world"]
+        assert [str(part) for part in await split_messages("Hello\n\nworld")] == ["Hello", "world"]
         ```
     """
     if not delimiter:
@@ -160,7 +160,7 @@ class _Splitter:
         return min((place for place in places if place >= 0), default=len(text))
 
     def _advance(self, text: str) -> None:
-        before, newline, after = text.rpartition("\n")
+        _, newline, after = text.rpartition("\n")
         if newline:
             self._line = after
         elif len(self._line) < _LONGEST_FENCE_LINE:

@@ -1,7 +1,8 @@
 """Who waits for whom: the search for rings of waits, and the picture of all that runs.
 
-Nothing is recorded while the work goes on. A slow timer looks at the runs of a loop, at the futures that their tasks are
-suspended in, and at the parking lots in which those futures stand; that is enough to see who waits directly for whom.
+Nothing is recorded while the work goes on. A slow timer looks at the runs of a loop, at the futures that their tasks
+are suspended in, and at the parking lots in which those futures stand; that is enough to see who waits directly for
+whom.
 """
 
 import asyncio

@@ -29,14 +29,15 @@ class PromisingContext(Owner):
 
     Leaving the block by an error, or cancelling the task that leaves it, cancels what runs and still waits for its
     clean-up. Errors that were raised to no consumer are logged once at the end; a `KeyboardInterrupt` or `SystemExit`
-    among them is raised. Contexts nest. One context belongs to one event loop; it can be entered again when it has ended.
+    among them is raised. Contexts nest. One context belongs to one event loop; it can be entered again when it has
+    ended.
 
     Args:
         start_everything_soon_by_default: Whether a promise starts at the next switch of tasks, or at its first read.
         appenders_capture_errors_by_default: See `StreamAppender`.
-        on_promise_resolved: A handler, or several: `async def handler(promise, value)` is started for each promise whose
-            producer has brought a value, and has ended when the context has. It is not called for promises that were
-            made with their value.
+        on_promise_resolved: A handler, or several: `async def handler(promise, value)` is started for each promise
+            whose producer has brought a value, and has ended when the context has. It is not called for promises that
+            were made with their value.
 
     Example:
         ```python

@@ -34,8 +34,8 @@ class PromisingError(Exception):
 class PromiseCancelledError(PromisingError):
     """The producer of a promise was cancelled, so there is no value.
 
-    This is an ordinary exception and not `asyncio.CancelledError`, so that a consumer never mistakes the end of somebody
-    else's work for its own cancellation. Catch it where the loss of that value is acceptable.
+    This is an ordinary exception and not `asyncio.CancelledError`, so that a consumer never mistakes the end of
+    somebody else's work for its own cancellation. Catch it where the loss of that value is acceptable.
 
     Attributes:
         explicit: Whether somebody asked for it (`promise.cancel()`, or a context that was left early), so that there is

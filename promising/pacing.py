@@ -1,7 +1,7 @@
 """How far a producer may run ahead of its readers.
 
-Only streams that were asked to be bounded (`max_ahead=`) or lazy (`start_soon=False`) have a pacing; it costs the others
-nothing.
+Only streams that were asked to be bounded (`max_ahead=`) or lazy (`start_soon=False`) have a pacing; it costs the
+others nothing.
 """
 
 import math

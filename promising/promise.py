@@ -28,8 +28,8 @@ class Promise(Generic[T]):
 
     Inside a context the work starts at the next switch of tasks, elsewhere with the first `await`. It runs in a task of
     its own with the context variables of the place where the promise was made. Any number of consumers can wait, one
-    that is cancelled disturbs nobody. A promise is an awaitable and no future: `asyncio.gather`, `wait_for`, `shield` and
-    `as_completed` take it as it is; give `asyncio.ensure_future(promise)` to `asyncio.wait`.
+    that is cancelled disturbs nobody. A promise is an awaitable and no future: `asyncio.gather`, `wait_for`, `shield`
+    and `as_completed` take it as it is; give `asyncio.ensure_future(promise)` to `asyncio.wait`.
 
     Args:
         resolver: `async def resolver(promise) -> value`. A subclass may define `async def _resolver(self)` instead.
@@ -106,8 +106,8 @@ class Promise(Generic[T]):
     def cancel(self) -> bool:
         """Cancels the work and all that it started, also where the promise itself has its value already.
 
-        Consumers get a `PromiseCancelledError` at once; the context waits for the clean-up of what was cancelled. What was
-        streamed stays readable, and what the producer had merely received or forwarded is not touched.
+        Consumers get a `PromiseCancelledError` at once; the context waits for the clean-up of what was cancelled. What
+        was streamed stays readable, and what the producer had merely received or forwarded is not touched.
 
         Returns:
             True if anything was stopped.

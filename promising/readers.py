@@ -1,7 +1,7 @@
 """Readers: one position each in the replay buffer of a stream.
 
-They are classes and no generators, so that leaving a loop early costs nothing, and so that a reader whose `__anext__` was
-cancelled (by `asyncio.wait_for`, say) can go on where it was.
+They are classes and no generators, so that leaving a loop early costs nothing, and so that a reader whose `__anext__`
+was cancelled (by `asyncio.wait_for`, say) can go on where it was.
 """
 
 from asyncio import Future
@@ -29,8 +29,9 @@ class StreamReader(Generic[P]):
         promise: Whose production has to be started when a piece is waited for; None where somebody else sees to it.
     """
 
-    # The place of the reader is that of a list iterator, which is the fastest way to the next piece. An iterator that has
-    # come to the end of its list is spent, also when the list grows afterwards, so it is replaced by one that stands there.
+    # The place of the reader is that of a list iterator, which is the fastest way to the next piece. An iterator that
+    # has come to the end of its list is spent, also when the list grows afterwards, so it is replaced by one that
+    # stands there.
 
     __slots__ = ("_ahead", "_buffer", "_promise")
 

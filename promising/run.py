@@ -1,10 +1,10 @@
 """A run: one producer at work, the task it works in, and all the runs that it started.
 
 A promise is a value that may be there; a run is the work that brings it. They are apart because most promises need no
-work (they were made with their value), and because the work often outlives the value: an agent that only forwards is done
-at once, while what it started goes on. A run is over when its task and all the runs that it started are over; until then
-it can be cancelled as a whole. When it is over the references between it, its task and its promise are dropped, so that
-nothing is left for the garbage collector.
+work (they were made with their value), and because the work often outlives the value: an agent that only forwards is
+done at once, while what it started goes on. A run is over when its task and all the runs that it started are over;
+until then it can be cancelled as a whole. When it is over the references between it, its task and its promise are
+dropped, so that nothing is left for the garbage collector.
 """
 
 import asyncio

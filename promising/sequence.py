@@ -1,4 +1,4 @@
-"""Flat sequences: streams into which other streams are put by reference, and which are flattened while they are read."""
+"""Flat sequences: streams that hold other streams by reference, and are flattened while they are read."""
 
 import math
 from collections.abc import AsyncIterator, Callable, Generator, Iterable
@@ -27,8 +27,8 @@ class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
     """A streamed sequence whose items may be sequences in their turn; readers see one flat sequence.
 
     A nested sequence is held by reference: what it streams is seen through any depth of nesting at once, and forwarding
-    it costs the same however long it is. An error in a nested sequence is raised to a reader when it gets there, and ends
-    that reader; the other parts go on.
+    it costs the same however long it is. An error in a nested sequence is raised to a reader when it gets there, and
+    ends that reader; the other parts go on.
 
     Args:
         streamer: Makes items, see `StreamedPromise`.
@@ -39,7 +39,8 @@ class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
 
     Raises:
         TypeError: As in `StreamedPromise`.
-        CircularWaitError: The sequence is put into itself. Where that happens in a roundabout way, readers get the error.
+        CircularWaitError: The sequence is put into itself. Where that happens in a roundabout way, readers get the
+            error.
 
     Example:
         ```python

@@ -19,7 +19,8 @@ P = TypeVar("P")
 W = TypeVar("W")
 
 Streamer: TypeAlias = Callable[[Any], AsyncIterator[P]]
-"""What makes the pieces: an async generator function that is given the promise. An appender and a stream qualify too."""
+"""What makes the pieces: an async generator function that is given the promise. An appender and a stream qualify
+too."""
 
 
 class StreamedPromise(Promise[W], Generic[P, W]):
@@ -32,8 +33,9 @@ class StreamedPromise(Promise[W], Generic[P, W]):
     Args:
         streamer: `async def streamer(promise)` that yields the pieces; or a `StreamAppender`; or another
             `StreamedPromise`. A subclass may define `async def _streamer(self)` instead.
-        resolver: `async def resolver(promise) -> whole`, which runs after the clean end of the stream, in the same task.
-            A subclass may define `async def _resolver(self)` instead. The default whole is the tuple of the pieces.
+        resolver: `async def resolver(promise) -> whole`, which runs after the clean end of the stream, in the same
+            task. A subclass may define `async def _resolver(self)` instead. The default whole is the tuple of the
+            pieces.
         prefill_pieces: The pieces, if all of them are there already.
         prefill_result: The whole, if it is there already.
         start_soon: False to start with the first read, and to produce only what the readers ask for.
@@ -41,7 +43,8 @@ class StreamedPromise(Promise[W], Generic[P, W]):
             awaiter of the whole asks for everything.
 
     Raises:
-        TypeError: Not exactly one of streamer and pieces, both of resolver and result, or something that cannot be called.
+        TypeError: Not exactly one of streamer and pieces, both of resolver and result, or something that cannot be
+            called.
         ValueError: `max_ahead` is less than 1, or given for an appender, which nobody can pause.
 
     Example:
@@ -153,7 +156,7 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         return tuple(self._buffer)
 
     def cancel(self) -> bool:
-        """See `Promise.cancel`. A stream that an appender feeds ends; one that forwards another one leaves that alone."""
+        """See `Promise.cancel`. A stream that an appender feeds ends; one that forwards another leaves that alone."""
         if self._run is None and isinstance(self._given_streamer, StreamedPromise) and self._context is None:
             return False
         return super().cancel()

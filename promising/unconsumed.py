@@ -15,8 +15,8 @@ _logger = logging.getLogger("promising")
 class UnconsumedErrors:
     """The errors of one context that have been raised to nobody so far.
 
-    They are told apart by identity: an error that passes through ten promises is one error, and it counts as consumed when
-    one consumer of any of them got it and did not fail with it in its turn.
+    They are told apart by identity: an error that passes through ten promises is one error, and it counts as consumed
+    when one consumer of any of them got it and did not fail with it in its turn.
     """
 
     __slots__ = ("_errors",)

@@ -1,8 +1,8 @@
 """The parking lot: where consumers wait until a promise or a stream has something new for them.
 
 Each waiting consumer gets a future of its own, made when it has to wait and not before. One future for all of them
-would be cheaper, but cancelling a task cancels the future that it waits for, and a consumer that leaves must not disturb
-the others. That is also why nobody has to take a left waiter out: it is done, so waking passes it over.
+would be cheaper, but cancelling a task cancels the future that it waits for, and a consumer that leaves must not
+disturb the others. That is also why nobody has to take a left waiter out: it is done, so waking passes it over.
 """
 
 from asyncio import Future, get_running_loop
