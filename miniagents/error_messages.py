@@ -35,7 +35,7 @@ class ErrorMessage(Message):
             The message.
         """
         name = type(error).__name__
-        return cls(f"{name}: {error}" if str(error) else name, error_type=name, agent=agent)
+        return cls(text=f"{name}: {error}" if str(error) else name, error_type=name, agent=agent)
 
 
 def replies_with_error_messages(

@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import ref
 
+from miniagents.message import Message
 from promising.replay import COMPLETE
 from promising.sentinels import NO_VALUE
 from promising.waiters import park
 
 if TYPE_CHECKING:
     from miniagents.context import MiniAgents
-    from miniagents.message import Message
 
 __all__ = ["PersistHandler", "Persistence", "contexts_with_handlers", "note_entered"]
 
-PersistHandler: TypeAlias = Callable[["Message"], Awaitable[Any]]
+PersistHandler: TypeAlias = Callable[[Message], Awaitable[Any]]
 """`async def handler(message)`."""
 
 contexts_with_handlers = 0
@@ -37,20 +37,20 @@ class Persistence:
         self._context = context
         self._given: dict[int, ref[Message]] = {}
 
-    def note(self, message: "Message") -> None:
+    def note(self, message: Message) -> None:
         """Starts the handlers for a message and those nested in it, innermost first, unless they had it before."""
-        fresh = [part for part in (*message.nested(), message) if self._is_new(part)]
+        fresh = [part for part in (*message.iter_nested(), message) if isinstance(part, Message) and self._is_new(part)]
         if fresh:
             self._context.start_soon(self._hand_over(fresh))
 
-    def _is_new(self, message: "Message") -> bool:
+    def _is_new(self, message: Message) -> bool:
         identity = id(message)
         if identity in self._given:
             return False
         self._given[identity] = ref(message, lambda _: self._given.pop(identity, None))
         return True
 
-    async def _hand_over(self, messages: "list[Message]") -> None:
+    async def _hand_over(self, messages: list[Message]) -> None:
         for message in messages:
             for handler in self.handlers:
                 await handler(message)

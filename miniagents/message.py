@@ -1,0 +1,107 @@
+"""`Message`: what agents send each other, immutable and known by the hash of its content."""
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from miniagents.canonical import canonical_text
+from miniagents.frozen import ATOMS, Frozen, FrozenDict, freeze
+from promising.promise import StartSoon
+from promising.sentinels import DEFAULT
+
+if TYPE_CHECKING:
+    from miniagents.messages import MessagePromise, TokenStreamer
+
+__all__ = ["Message"]
+
+MessageT = TypeVar("MessageT", bound="Message")
+
+_NO_METADATA = FrozenDict()
+
+
+class Message(Frozen):
+    """A message: a text, and whatever else there is to say about it.
+
+    Subclasses add fields that pydantic validates. See `Frozen` for what fields can hold.
+
+    Args:
+        text: The text.
+        **metadata: Further fields.
+
+    Example:
+        ```python
+        message = Message("Hello", role="user")
+        assert str(message) == message.text == "Hello"
+        assert message == Message(role="user", text="Hello")
+
+        class Rating(Message):
+            stars: int
+
+        print(Rating("Well done", stars=5))
+        ```
+    """
+
+    text: str | None = None
+
+    def __init__(self, text: str | None = None, **metadata: Any) -> None:
+        if type(self) is not Message or (text is not None and type(text) is not str):
+            if text is not None:
+                metadata["text"] = str.__str__(text) if isinstance(text, str) else text
+            super().__init__(**metadata)
+            return
+        # The same outcome as above, without pydantic's validator: it has nothing to validate here, and this is done for
+        # each reply of each agent.
+        self.__dict__["text"] = text
+        if metadata:
+            if not self._taken_names.isdisjoint(metadata):
+                self._check_names(metadata)
+            extra = FrozenDict(
+                {
+                    name: value if type(value) in ATOMS else freeze(value, f"Message.{name}")
+                    for name, value in metadata.items()
+                }
+            )
+            _set(self, "__pydantic_extra__", extra)
+            _set(self, "__pydantic_fields_set__", {*extra} if text is None else {"text", *extra})
+        else:
+            _set(self, "__pydantic_extra__", _NO_METADATA)
+            _set(self, "__pydantic_fields_set__", set() if text is None else {"text"})
+        _set(self, "__pydantic_private__", None)
+
+    @classmethod
+    def promise(
+        cls: type[MessageT],
+        streamer: "TokenStreamer | None" = None,
+        *,
+        start_soon: StartSoon = DEFAULT,
+        **metadata: Any,
+    ) -> "MessagePromise":
+        """Makes the promise of a message of this class, which is streamed.
+
+        Args:
+            streamer: `async def streamer(promise)` that yields tokens and may call `promise.add_metadata(...)` for what
+                is known only at the end; or a `StreamAppender[str]`.
+            start_soon: False to start with the first read.
+            **metadata: The other fields.
+
+        Returns:
+            The promise: iterate it for the tokens, await it for the message. Without a streamer the promise is
+            resolved, and `text` may be among the metadata.
+        """
+        from miniagents.messages import MessagePromise
+
+        if streamer is None:
+            return MessagePromise.of(cls(**metadata))
+        return MessagePromise(streamer, message_class=cls, metadata=metadata, start_soon=start_soon)
+
+    def serialize(self) -> str:
+        """See `Frozen.serialize`."""
+        if type(self) is Message and not self.__pydantic_extra__ and self.text is not None:
+            return canonical_text(self.text, "Message")
+        return super().serialize()
+
+    def __str__(self) -> str:
+        if self.text is not None:
+            return self.text
+        return super().__str__() if self.model_fields_set else ""
+
+
+_set = object.__setattr__
