@@ -209,7 +209,9 @@ class AgentCall:
 
 
 @overload
-def miniagent(target: Callable[..., Any], /) -> MiniAgent: ...
+def miniagent(
+    target: Callable[..., Any], /, *, alias: str | None = None, description: str | None = None, **arguments: Any
+) -> MiniAgent: ...
 
 
 @overload

@@ -117,8 +117,8 @@ def _freeze_unusual(value: Any) -> Any:
         raise _Refused(TypeError, f"{type(value).__name__} is a mutable model; derive it from Frozen, or dump it")
     raise _Refused(
         TypeError,
-        f"{type(value).__name__} objects cannot be frozen; use JSON's types, bytes, datetime, date, UUID, Decimal, Enum, "
-        "or a class derived from Frozen",
+        f"{type(value).__name__} objects cannot be frozen; use JSON's types, bytes, datetime, date, UUID, Decimal, "
+        "Enum, or a class derived from Frozen",
     )
 
 
@@ -213,8 +213,8 @@ class Frozen(BaseModel):
         return canonical_json(self._content(), type(self).__name__)
 
     def iter_nested(self) -> "Iterator[Frozen]":
-        """The frozen objects inside this one, each after those inside of it, so that they can be stored in this
-        order.""" for value in (*self.__dict__.values(), *(self.__pydantic_extra__ or {}).values()):
+        """The frozen objects inside this one, each after those inside of it: the order in which to store them."""
+        for value in (*self.__dict__.values(), *(self.__pydantic_extra__ or {}).values()):
             if type(value) not in ATOMS:
                 yield from _nested_in(value)
 
