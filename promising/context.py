@@ -83,6 +83,17 @@ class PromisingContext(Owner):
             scope = owner._scope if owner is not None else None
         return scope
 
+    @classmethod
+    def outermost(cls) -> "PromisingContext | None":
+        """The outermost open context here, of whatever class, or None outside of any."""
+        found: PromisingContext | None = None
+        owner = owner_at_work()
+        while owner is not None and owner._scope is not None:
+            if not owner._scope._over:
+                found = owner._scope
+            owner = owner._scope._outer
+        return found
+
     def start_soon(self, work: Coroutine[Any, Any, T] | Promise[T]) -> Promise[T]:
         """Starts work that the context knows of: it waits for its end, cancels it with the rest and reports its errors.
 

@@ -56,7 +56,7 @@ class VirtualClockEventLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._job_done)
         return future
 
-    async def shutdown_default_executor(self) -> None:  # type: ignore[override]  # later versions have a timeout
+    async def shutdown_default_executor(self) -> None:
         """See asyncio. It waits for a thread."""
         self._jobs += 1
         try:

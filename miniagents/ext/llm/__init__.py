@@ -1,0 +1,1 @@
+"""Agents that are models: messages in, one streaming message out."""
