@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import Field
+
 from miniagents.canonical import canonical_text
 from miniagents.frozen import ATOMS, Frozen, FrozenDict, freeze
 from promising.promise import StartSoon
@@ -39,7 +41,7 @@ class Message(Frozen):
         ```
     """
 
-    text: str | None = None
+    text: str | None = Field(default=None, kw_only=False)  # for type checkers: it may be positional in subclasses, too
 
     def __init__(self, text: str | None = None, **metadata: Any) -> None:
         if type(self) is not Message or (text is not None and type(text) is not str):

@@ -1,7 +1,7 @@
 """A local server that speaks the wire protocols of OpenAI and Anthropic, for tests through the real SDKs.
 
-`async with LLMServer() as server` listens on 127.0.0.1; `server.script(...)` says what it answers, call by call. With no
-script it echoes the last message, word by word. Run this file to have such a server to try things with.
+`async with LLMServer() as server` listens on 127.0.0.1; `server.script(...)` says what it answers, call by call. With
+no script it echoes the last message, word by word. Run this file to have such a server to try things with.
 """
 
 import asyncio

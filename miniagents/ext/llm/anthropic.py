@@ -22,7 +22,7 @@ from miniagents.interaction import InteractionContext
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 
-__all__ = ["DEFAULT_ANTHROPIC_MODEL", "DEFAULT_MAX_TOKENS", "anthropic_agent"]
+__all__ = ["DEFAULT_ANTHROPIC_MODEL", "DEFAULT_MAX_TOKENS", "anthropic_agent", "check_anthropic_key"]
 
 DEFAULT_ANTHROPIC_MODEL = "claude-sonnet-5"
 DEFAULT_MAX_TOKENS = 4096
@@ -89,6 +89,15 @@ async def anthropic_agent(
                 raise ModelError(f"the answer of Anthropic's {model} broke off: {type(error).__name__}") from error
 
     ctx.reply(AssistantMessage.promise(streamer))
+
+
+def check_anthropic_key() -> None:
+    """Checks that a call without `api_key=` would find a key, or a server that needs none.
+
+    Raises:
+        MissingKeyError: It would not.
+    """
+    _key(None, None)
 
 
 def _key(api_key: str | None, base_url: str | None) -> str:

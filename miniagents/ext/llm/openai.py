@@ -22,7 +22,7 @@ from miniagents.interaction import InteractionContext
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 
-__all__ = ["DEFAULT_OPENAI_MODEL", "openai_agent"]
+__all__ = ["DEFAULT_OPENAI_MODEL", "check_openai_key", "openai_agent"]
 
 DEFAULT_OPENAI_MODEL = "gpt-5.4-mini"
 
@@ -88,6 +88,15 @@ async def openai_agent(
                 raise ModelError(f"the answer of OpenAI's {model} broke off: {type(error).__name__}") from error
 
     ctx.reply(AssistantMessage.promise(streamer))
+
+
+def check_openai_key() -> None:
+    """Checks that a call without `api_key=` would find a key, or a server that needs none.
+
+    Raises:
+        MissingKeyError: It would not.
+    """
+    _key(None, None)
 
 
 def _key(api_key: str | None, base_url: str | None) -> str:
