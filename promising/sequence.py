@@ -165,7 +165,10 @@ class FlatReader(Generic[P]):
                 self._position = position + 1
                 if not isinstance(piece, FlatSequence):
                     return piece
-                self._descend(piece)
+                if not self._descend(piece):
+                    if raising:
+                        raise CircularWaitError("a sequence contains itself, so that it could never end")
+                    return AT_END
                 continue
             end = buffer.end
             if end is None:
@@ -190,14 +193,16 @@ class FlatReader(Generic[P]):
             self._buffer.waiters = []
         return self._buffer.waiters
 
-    def _descend(self, sequence: "FlatSequence[P, Any]") -> None:
+    def _descend(self, sequence: "FlatSequence[P, Any]") -> bool:
+        """Goes on in a nested sequence, unless it is one of those that we are in already; then the reader has ended."""
         if self._outer is None:
             self._outer = {}
         self._outer[id(self._buffer)] = (self._sequence, self._position)
         buffer = sequence._buffer
         if id(buffer) in self._outer:
             self._buffer = self._outer = None
-            raise CircularWaitError(f"{sequence!r} contains itself, so that it could never end")
+            return False
         self._sequence = sequence
         self._buffer = buffer
         self._position = 0
+        return True

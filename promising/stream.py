@@ -115,6 +115,8 @@ class StreamedPromise(Promise[W], Generic[P, W]):
             shared = _buffer_to_share(streamer)
             if shared is not None:
                 self._buffer = shared
+                if isinstance(streamer, StreamAppender):
+                    self._given_streamer = None  # an appender that everybody else has dropped has to be noticed
                 return
         self._buffer = ReplayBuffer()
         if isinstance(prefill_pieces, Sentinel):
