@@ -87,9 +87,8 @@ def _until_error(promise: MessagePromise) -> MessagePromise:
 
 
 async def _error_of(promise: MessagePromise, agent: str) -> AsyncIterator[Message]:
-    try:
-        await promise
-    except EOFError:
-        raise
-    except Exception as error:
-        yield ErrorMessage.of(error, agent)
+    await promise._wait_for_end()
+    failure = promise._current_failure()
+    if failure is not None and isinstance(failure.error, Exception) and not isinstance(failure.error, EOFError):
+        failure.consume()
+        yield ErrorMessage.of(failure.error, agent)

@@ -10,7 +10,6 @@ from weakref import ref
 from miniagents.message import Message
 from promising.replay import COMPLETE
 from promising.sentinels import NO_VALUE
-from promising.waiters import park
 
 if TYPE_CHECKING:
     from miniagents.context import MiniAgents
@@ -74,10 +73,6 @@ def note_entered(items: Iterable[Any]) -> None:
 
 async def _persist_when_resolved(context: "MiniAgents", promise: Any) -> None:
     """Waits for the end of a message without counting as one of its consumers: its error belongs to those."""
-    buffer = promise._buffer
-    while buffer.end is None:
-        if buffer.end_waiters is None:
-            buffer.end_waiters = []
-        await park(buffer.end_waiters)
-    if buffer.end is COMPLETE:
+    await promise._wait_for_end()
+    if promise._buffer.end is COMPLETE:
         context.persistence.note(await promise)

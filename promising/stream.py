@@ -223,6 +223,14 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         """Adds what the streamer has yielded."""
         self._buffer.add(piece)
 
+    async def _wait_for_end(self) -> None:
+        """Waits until no piece follows, without starting the work and without counting as a consumer of its error."""
+        buffer = self._buffer
+        while buffer.end is None:
+            if buffer.end_waiters is None:
+                buffer.end_waiters = []
+            await park(buffer.end_waiters)
+
     def _make_whole(self) -> Any:
         """Makes the whole of a complete stream that has no resolver."""
         return tuple(self._buffer)

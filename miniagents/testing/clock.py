@@ -1,115 +1,174 @@
 """An event loop whose clock jumps: tests of time that take no time, and say so exactly.
 
 When nothing is ready to run, the clock of the loop jumps to the next timer. So `await asyncio.sleep(3600)` returns at
-once, and an hour has passed on the loop's clock. Two things run in real time and are waited for: work in threads
-(`asyncio.to_thread`), for which the clock stands still, and open sockets, which get a short moment of real time before
-each jump.
+once, and an hour has passed on the loop's clock. What runs in real time is treated by these rules:
+
+* The clock stands still while a job of `asyncio.to_thread` or `run_in_executor` is under way, a cancelled one included,
+  and inside `with loop.hold_clock():`, which is for whatever else a test wants to wait for, threads above all.
+* Before each jump open sockets and pipes and running subprocesses get a moment of real time: `seconds_for_sockets`.
+* Where no timer is set they are waited for as long as it takes; where there are none either, it is a `DeadlockError`.
+
+With pytest-asyncio (1.4 or newer) all tests run in this loop if `conftest.py` says so:
+
+```python
+from miniagents.testing import VirtualClockEventLoop
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"virtual": VirtualClockEventLoop}
+```
 """
 
 import asyncio
+import itertools
+import math
 import selectors
-from collections.abc import Coroutine
-from concurrent.futures import Executor
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 __all__ = ["DeadlockError", "Timeline", "VirtualClockEventLoop", "run_with_virtual_clock"]
 
 T = TypeVar("T")
 
-_SECONDS_FOR_SOCKETS = 0.02
 _ROUNDS_OF_BACKGROUND_TIMERS = 3
+_TASKS_TO_NAME = 20
+
+_numbers = itertools.count()
 
 
 class DeadlockError(RuntimeError):
     """Nothing will ever happen in the loop again: no callback is ready, no timer is set, no thread or socket is busy.
 
-    On a real clock the program would hang here. The message lists the tasks and what each of them waits for.
+    On a real clock the program would hang here. It is raised by `run`, not in a task; the loop can still be used and
+    closed. The message lists the tasks and where each of them waits.
     """
 
 
 class VirtualClockEventLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop with a virtual clock, which begins at 0.
 
+    Timers that are set for the same time run in the order in which they were set.
+
+    Args:
+        seconds_for_sockets: How long, in real seconds, a jump waits for open sockets, pipes and subprocesses.
+
     Example:
-        ```python
-        with asyncio.Runner(loop_factory=VirtualClockEventLoop) as runner:
-            runner.run(main())
-        ```
+        `with asyncio.Runner(loop_factory=VirtualClockEventLoop) as runner: runner.run(main())`
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, seconds_for_sockets: float = 0.02) -> None:
         self._virtual_now = 0.0
-        self._jobs = 0
+        self._seconds_for_sockets = seconds_for_sockets
+        self._holds: set[object] = set()
+        self._processes: WeakSet[asyncio.SubprocessTransport] = WeakSet()
         self._background_rounds = 0
         super().__init__(_JumpingSelector(self))
+        self._clock_resolution = math.ulp(0.0)
 
     def time(self) -> float:
         """The time on the virtual clock, in seconds since the loop was made."""
         return self._virtual_now
 
-    def run_in_executor(  # type: ignore[override]  # asyncio's own signature needs a TypeVarTuple
-        self, executor: Executor | None, func: Any, *args: Any
-    ) -> asyncio.Future[Any]:
+    @contextmanager
+    def hold_clock(self) -> Iterator[None]:
+        """Makes the clock stand still, so that no timer runs before something has come from outside.
+
+        Example:
+            `with loop.hold_clock(): answer = await answer_of_a_thread`
+        """
+        self._holds.add(hold := object())
+        try:
+            yield
+        finally:
+            self._holds.discard(hold)
+
+    # The signatures are looser than asyncio's own, which need a TypeVarTuple.
+    def call_at(self, when: float, callback: Any, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:  # type: ignore[override]
+        """See asyncio."""
+        return super().call_at(_Moment(when), callback, *args, **kwargs)
+
+    def run_in_executor(self, executor: Executor | None, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """See asyncio. The clock stands still until the work is done."""
-        future = super().run_in_executor(executor, func, *args)
-        self._jobs += 1
-        future.add_done_callback(self._job_done)
+        self._check_closed()  # type: ignore[attr-defined]
+        if executor is None:
+            self._check_default_executor()  # type: ignore[attr-defined]
+            if self._default_executor is None:  # type: ignore[attr-defined]
+                self.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
+            executor = self._default_executor  # type: ignore[attr-defined]
+        assert executor is not None
+        job = executor.submit(func, *args)
+        future = asyncio.wrap_future(job, loop=self)
+        self._holds.add(future)
+
+        def release(_: Future[Any]) -> None:  # in the thread that did the work
+            with suppress(RuntimeError):  # the loop was closed in the meantime
+                self.call_soon_threadsafe(self._holds.discard, future)
+
+        # The end of the thread alone will not do: its result may still be on the way. Nor will that of the future: a
+        # cancelled one is done before its thread.
+        future.add_done_callback(lambda _: job.add_done_callback(release))
         return future
 
-    async def shutdown_default_executor(self) -> None:
+    async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
         """See asyncio. It waits for a thread."""
-        self._jobs += 1
-        try:
-            await super().shutdown_default_executor()
-        finally:
-            self._jobs -= 1
+        with self.hold_clock():
+            await super().shutdown_default_executor(*args, **kwargs)
 
-    def _job_done(self, _: Any) -> None:
-        self._jobs -= 1
+    async def _make_subprocess_transport(self, *args: Any, **kwargs: Any) -> Any:
+        with self.hold_clock():
+            transport = await super()._make_subprocess_transport(*args, **kwargs)  # type: ignore[misc]
+        self._processes.add(transport)
+        return transport
 
     def _before_idling(self, seconds: float | None) -> float | None:
-        """Is asked before the loop waits for events.
-
-        Args:
-            seconds: How long it would wait on a real clock; None for ever.
-
-        Returns:
-            How long to wait in real time.
-
-        Raises:
-            DeadlockError: It would wait for ever, in vain.
-        """
+        """Turns how long the loop would wait on a real clock (None: for ever) into how long it has to, in real time."""
         if seconds == 0:
             self._background_rounds = 0
             return 0
-        if self._jobs:
+        if self._holds:
             return None
-        registered = self._selector.get_map()  # type: ignore[attr-defined]
-        sockets = len(registered) > 1  # one of them is the loop's own
+        sockets = len(self._selector.get_map()) > 1  # type: ignore[attr-defined]  # one of them is the loop's own
+        outside = sockets or any(process.get_returncode() is None for process in self._processes)
         if not self._only_background_timers():
-            return _SECONDS_FOR_SOCKETS if sockets else 0
-        if sockets:
-            return None if seconds is None else _SECONDS_FOR_SOCKETS
-        if seconds is None or self._background_rounds >= _ROUNDS_OF_BACKGROUND_TIMERS:
+            self._background_rounds = 0
+            return self._seconds_for_sockets if outside else 0
+        if outside:
+            return None if self._next_time() is None else self._seconds_for_sockets
+        if self._next_time() is None or self._background_rounds >= _ROUNDS_OF_BACKGROUND_TIMERS:
             raise DeadlockError(_describe(asyncio.all_tasks(self)))
         self._background_rounds += 1
         return 0
 
     def _after_idling(self) -> None:
         """Is called when no event has come: time passes."""
+        if not self._holds and (when := self._next_time()) is not None:
+            self._virtual_now = max(self._virtual_now, when)
+            # The loop runs what is due before now plus this: exactly the timers of this moment, however late it is.
+            self._clock_resolution = math.ulp(self._virtual_now)
+
+    def _next_time(self) -> float | None:
         timers = self._scheduled  # type: ignore[attr-defined]
-        if timers and not self._jobs:
-            # The loop runs timers together that are closer than its resolution; the clock has to show the last of them.
-            together = timers[0].when() + self._clock_resolution  # type: ignore[attr-defined]
-            self._virtual_now = max(self._virtual_now, *[timer.when() for timer in timers if timer.when() < together])
+        return float(timers[0].when()) if timers and timers[0].when() < math.inf else None
 
     def _only_background_timers(self) -> bool:
         """Whether no timer is set but those of watchdogs, which wait for nothing themselves."""
-        for timer in self._scheduled:  # type: ignore[attr-defined]
-            owner = getattr(timer._callback, "__self__", None)
-            if not timer.cancelled() and not getattr(owner, "is_background", False):
-                return False
-        return True
+        timers = self._scheduled  # type: ignore[attr-defined]
+        owners = (getattr(t._callback, "__self__", None) for t in timers if not t.cancelled() and t.when() < math.inf)
+        return all(getattr(owner, "is_background", False) for owner in owners)
+
+
+class _Moment(float):
+    """The time of a timer: of two equal ones that comes first which was set first, which a heap alone does not do."""
+
+    def __init__(self, _: float) -> None:
+        self.number = next(_numbers)
+
+    def __lt__(self, other: float) -> bool:
+        if isinstance(other, _Moment) and self == other:
+            return self.number < other.number
+        return super().__lt__(other)
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -138,7 +197,7 @@ class Timeline:
         ```
 
     Attributes:
-        entries: Pairs of the time since the timeline was made, in seconds of the loop's clock, and what was noted.
+        entries: Pairs of the seconds since the timeline was made, on the loop's clock, and what was noted.
     """
 
     def __init__(self) -> None:
@@ -173,16 +232,24 @@ def run_with_virtual_clock(main: Coroutine[Any, Any, T]) -> T:
         DeadlockError: It would have hung.
 
     Example:
-        ```python
-        run_with_virtual_clock(asyncio.sleep(3600))  # returns at once
-        ```
+        `run_with_virtual_clock(asyncio.sleep(3600))` returns at once.
     """
     with asyncio.Runner(loop_factory=VirtualClockEventLoop) as runner:
         return runner.run(main)
 
 
 def _describe(tasks: set[asyncio.Task[Any]]) -> str:
-    waiting = "".join(
-        f"\n- {task.get_name()}: {task.get_coro()!r}" for task in sorted(tasks, key=asyncio.Task.get_name)
-    )
-    return f"nothing is left that could wake any of these {len(tasks)} tasks:{waiting}"
+    lines = sorted(f"{task.get_name()}: {_place(task)}" for task in tasks)
+    if len(lines) > _TASKS_TO_NAME:
+        lines[_TASKS_TO_NAME:] = [f"and {len(lines) - _TASKS_TO_NAME} more"]
+    return "\n- ".join((f"nothing is left that could wake any of these {len(tasks)} tasks:", *lines))
+
+
+def _place(task: asyncio.Task[Any]) -> str:
+    """Where a task waits: the coroutines that await each other, the outermost first."""
+    steps = []
+    awaited: Any = task.get_coro()
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        steps.append(f"{awaited.__qualname__} ({frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno})")
+        awaited = awaited.cr_await
+    return " > ".join(steps) or repr(task.get_coro())
