@@ -83,7 +83,8 @@ async def test_a_message_that_fails_in_mid_stream() -> None:
     async with MiniAgents():
         replies = stutterer.inquire(errors_as_messages=True)
         begun, error, following = await replies
-        assert [[token async for token in message] async for message in replies][0] == ["I ", "me"]
+        first = await anext(aiter(replies))
+        assert [token async for token in first] == ["I ", "me"]
     assert begun == Message("I me", role="assistant", interrupted=True)
     assert isinstance(error, ErrorMessage)
     assert str(following) == "the next message"
