@@ -152,7 +152,7 @@ async def test_what_can_be_sent_and_replied(make: Any, expected: list[str]) -> N
         ({"text": {1, 2}}, "text"),
         (["ok", object()], "Send"),
     ],
-    ids=repr,
+    ids=["int", "bytes", "error", "dict", "list"],
 )
 async def test_what_cannot_be_sent(bad: Any, hint: str) -> None:
     """It is refused where it is given, with a hint; and nothing of it has been added."""
