@@ -96,9 +96,7 @@ class VirtualClockEventLoop(asyncio.SelectorEventLoop):
             self._check_default_executor()  # type: ignore[attr-defined]
             if self._default_executor is None:  # type: ignore[attr-defined]
                 self.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
-            executor = self._default_executor  # type: ignore[attr-defined]
-        assert executor is not None
-        job = executor.submit(func, *args)
+        job = (executor or self._default_executor).submit(func, *args)  # type: ignore[attr-defined]
         future = asyncio.wrap_future(job, loop=self)
         self._holds.add(future)
 
@@ -189,12 +187,7 @@ class Timeline:
     """Notes what happens when, so that a test can state all of it.
 
     Example:
-        ```python
-        timeline = Timeline()
-        await asyncio.sleep(2)
-        timeline.note("done")
-        assert timeline.entries == [(2.0, "done")]
-        ```
+        After `await asyncio.sleep(2)` and `timeline.note("done")`, `timeline.entries == [(2.0, "done")]`.
 
     Attributes:
         entries: Pairs of the seconds since the timeline was made, on the loop's clock, and what was noted.
