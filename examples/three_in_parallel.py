@@ -1,4 +1,4 @@
-"""Three agents that work at the same time under a fourth, which joins what they say in the order in which it called them."""
+"""Three agents that work at the same time under a fourth, which hands on what they say while they say it."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -30,8 +30,6 @@ class FrozenDict(dict[str, Any]):
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError("this mapping is part of a frozen object; make a new one with what you need: {**mapping, ...}")
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
-
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(sorted(self.items(), key=lambda item: item[0])))
 
@@ -43,6 +41,10 @@ class FrozenDict(dict[str, Any]):
 
     def __deepcopy__(self, _: Any) -> "FrozenDict":
         return self
+
+
+for _mutator in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
+    setattr(FrozenDict, _mutator, FrozenDict._refuse)
 
 
 class _Refused(Exception):
@@ -200,7 +202,8 @@ class Frozen(BaseModel):
         """The address of this object: the first digits of the sha256 of its canonical JSON, class name included."""
         cached = self.__dict__.get(_CACHED)
         if cached is None:
-            cached = self.__dict__[_CACHED] = sha256_hex(self.serialize())[: self.hash_key_digits]
+            cached = sha256_hex(self.serialize())[: self.hash_key_digits]
+            vars(self)[_CACHED] = cached
         key: str = cached
         return key
 
@@ -297,7 +300,7 @@ class Frozen(BaseModel):
 
     def _freeze_in_place(self) -> None:
         name = type(self).__name__
-        fields = self.__dict__
+        fields = vars(self)
         for key, value in fields.items():
             if type(value) not in ATOMS:
                 fields[key] = freeze(value, f"{name}.{key}")

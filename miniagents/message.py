@@ -51,7 +51,7 @@ class Message(Frozen):
             return
         # The same outcome as above, without pydantic's validator: it has nothing to validate here, and this is done for
         # each reply of each agent.
-        self.__dict__["text"] = text
+        self.__dict__["text"] = text  # pyright: ignore[reportIndexIssue]  # an object's is a dict, whatever it says
         if metadata:
             if not self._taken_names.isdisjoint(metadata):
                 self._check_names(metadata)

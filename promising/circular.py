@@ -202,8 +202,9 @@ def _parking_lots(run: "Run") -> "Iterator[tuple[Waiters, bool]]":
     if promise is not None and promise._waiters:
         yield promise._waiters, False
     buffers: list[ReplayBuffer[Any]] = [appender._buffer for appender in list(run._appenders or ())]
-    if getattr(promise, "_buffer", None) is not None:
-        buffers.append(promise._buffer)
+    streamed = getattr(promise, "_buffer", None)
+    if streamed is not None:
+        buffers.append(streamed)
     for buffer in buffers:
         for waiters in (buffer.waiters, buffer.end_waiters):
             if waiters:

@@ -193,7 +193,7 @@ class Run(Owner):
             Whether anything was stopped.
         """
         stopped = False
-        pending = [self]
+        pending: list[Run] = [self]
         while pending:
             run = pending.pop()
             if run._children:

@@ -67,7 +67,7 @@ class StreamedPromise(Promise[W], Generic[P, W]):
 
     @overload
     def __init__(
-        self: "StreamedPromise[P, tuple[P, ...]]",
+        self: "StreamedPromise[P, tuple[P, ...]]",  # pyright: ignore[reportInvalidTypeVarUse]
         streamer: "Streamer[P] | None" = None,
         *,
         prefill_pieces: Iterable[P] | Sentinel = NO_VALUE,

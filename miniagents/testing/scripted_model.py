@@ -1,8 +1,10 @@
 """A model for tests that says what its script says."""
 
 import asyncio
+import inspect
+import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -14,22 +16,56 @@ from miniagents.messages import MessagePromise
 
 __all__ = ["Request", "ScriptedModel", "ScriptedReply"]
 
+_WORD = re.compile(r"\S*\s+|\S+")
+
 
 @dataclass(frozen=True)
 class ScriptedReply:
     """One reply of a `ScriptedModel`.
 
     Attributes:
-        tokens: What it streams.
-        error: What it raises after the tokens, if it is to fail.
-        seconds_per_token: How long it takes before each token, on the clock of the loop.
-        metadata: Further fields of the message, such as `usage` or `finish_reason`.
+        tokens: What it streams: a text, which is streamed word by word, or the tokens themselves.
+        error: What it raises after these tokens, if it is to fail; without tokens it fails before the first one.
+        seconds_per_token: How long it takes before each token, in seconds on the clock of the loop; or a list with one
+            number for each token.
+        metadata: Further fields of the message, such as `usage` or `finish_reason`. They are known when all tokens have
+            been streamed, as with a real model; a failed message does not get them.
+
+    Raises:
+        TypeError: There is something else than text among the tokens, or the error is none.
+        ValueError: There is not one number of seconds for each token.
+
+    Example:
+        `ScriptedReply(["Hel", "lo"], error=ConnectionError("cut"), seconds_per_token=0.5)`
     """
 
-    tokens: Sequence[str] = ()
+    tokens: str | Sequence[str] = ()
     error: BaseException | None = None
-    seconds_per_token: float = 0.0
+    seconds_per_token: float | Sequence[float] = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tokens = tuple(_WORD.findall(self.tokens)) if isinstance(self.tokens, str) else tuple(self.tokens)
+        for token in tokens:
+            if not isinstance(token, str):
+                raise TypeError(f"the token {token!r} is no text; the tokens of a message are strings")
+        if self.error is not None and not isinstance(self.error, BaseException):
+            raise TypeError(f"the error {self.error!r} is none; give an instance, such as `TimeoutError('too slow')`")
+        pauses = self.seconds_per_token
+        if not isinstance(pauses, (int, float)) and len(pauses) != len(tokens):
+            raise ValueError(f"{len(pauses)} numbers of seconds were given for {len(tokens)} tokens; give one for each")
+        object.__setattr__(self, "tokens", tokens)
+
+    def schedule(self) -> list[tuple[float, str]]:
+        """What is streamed, and when.
+
+        Returns:
+            For each token how many seconds pass before it, and the token.
+        """
+        pauses = self.seconds_per_token
+        if isinstance(pauses, (int, float)):
+            pauses = [pauses] * len(self.tokens)
+        return list(zip(pauses, self.tokens, strict=True))
 
 
 @dataclass(frozen=True)
@@ -38,31 +74,38 @@ class Request:
 
     Attributes:
         messages: The messages.
-        arguments: The keyword arguments of the call.
+        arguments: The keyword arguments of the call, those of forks included.
     """
 
     messages: tuple[Message, ...]
     arguments: Mapping[str, Any]
 
 
-Script: TypeAlias = (
-    "str | Sequence[str] | BaseException | ScriptedReply | Callable[[tuple[Message, ...]], str | ScriptedReply]"
-)
+ReplyFunction: TypeAlias = Callable[[tuple[Message, ...]], Any]
+"""`def reply(messages)`, async or not, which returns any other part of a script."""
+
+Scripted: TypeAlias = str | Sequence[str] | BaseException | ScriptedReply | ReplyFunction
+"""What a script can be made of."""
 
 
 class ScriptedModel:
     """A deterministic stand-in for a model: an agent that gives the replies of a script, one for each call.
 
-    Use it as a context manager, and the test fails if a part of the script was not asked for.
+    A call takes the next reply when all of its messages have arrived, as a real request is sent then. Forks share the
+    script. Use the model as a context manager, and the test fails if a part of the script was not asked for, or more
+    than there is.
 
     Args:
-        *script: The replies in their order: a text (streamed word by word), the tokens, an error that is raised before
-            the first token, a `ScriptedReply`, or a function from the messages to one of these.
+        *script: The replies in their order: a text (streamed word by word), a list of tokens, an error that is raised
+            before the first token, a `ScriptedReply`, or a function from the messages to one of these.
         role: The role of the messages.
 
     Attributes:
         agent: The agent.
         requests: What it was sent so far.
+
+    Raises:
+        TypeError: There is something in the script that is no reply.
 
     Example:
         ```python
@@ -73,36 +116,44 @@ class ScriptedModel:
         ```
     """
 
-    def __init__(self, *script: Any, role: str = "assistant") -> None:
-        self._script = deque(script)
+    def __init__(self, *script: Scripted, role: str = "assistant") -> None:
         self._role = role
-        self._length = len(script)
+        self._length = 0
+        self._script: deque[ScriptedReply | ReplyFunction] = deque()
         self.requests: list[Request] = []
         self.agent: MiniAgent = miniagent(self._reply, alias="SCRIPTED_MODEL", description="Says what its script says.")
+        self.add(*script)
 
-    def add(self, *script: Any) -> "ScriptedModel":
+    def add(self, *script: Scripted) -> "ScriptedModel":
         """Adds replies to the script.
 
         Args:
             *script: See the class.
 
         Returns:
-            The model itself.
+            The model itself, so that calls can be chained.
+
+        Raises:
+            TypeError: Something is no reply; then nothing has been added.
         """
-        self._script.extend(script)
-        self._length += len(script)
+        replies = [_as_reply(scripted) for scripted in script]
+        self._script.extend(replies)
+        self._length += len(replies)
         return self
 
     def assert_consumed(self) -> None:
-        """Checks that every reply of the script was asked for.
+        """Checks that every reply of the script was asked for, and no more.
 
         Raises:
-            AssertionError: Some were not.
+            AssertionError: Some were not, or there were more calls than replies.
         """
-        left = len(self._script)
-        assert not left, (
-            f"{left} of {self._length} replies of the script were not asked for; the next: {self._script[0]!r}"
-        )
+        if self._script:
+            raise AssertionError(
+                f"{len(self._script)} of {_count(self._length)} in the script were not asked for; "
+                f"the next one: {self._script[0]!r:.500}"
+            )
+        if len(self.requests) > self._length:
+            raise AssertionError(self._beyond_the_script(self._length))
 
     def __enter__(self) -> "ScriptedModel":
         return self
@@ -117,35 +168,47 @@ class ScriptedModel:
         messages = await ctx.message_promises
         self.requests.append(Request(messages, arguments))
         if not self._script:
-            raise AssertionError(
-                f"the script has {self._length} replies, and this is call {len(self.requests)} of the model; "
-                f"it was sent: {messages!r:.500}"
-            )
-        scripted = self._script.popleft()
-        reply = _as_reply(scripted(messages) if callable(scripted) else scripted)
+            raise AssertionError(self._beyond_the_script(len(self.requests) - 1))
+        reply = self._script.popleft()
+        while not isinstance(reply, ScriptedReply):
+            returned = reply(messages)
+            reply = _as_reply(await returned if isinstance(returned, Awaitable) else returned)
+        played: ScriptedReply = reply
 
         async def stream(promise: MessagePromise) -> AsyncIterator[str]:
-            for token in reply.tokens:
-                await asyncio.sleep(reply.seconds_per_token)
+            for seconds, token in played.schedule():
+                await asyncio.sleep(seconds)
                 yield token
-            if reply.error is not None:
-                raise reply.error
-            promise.add_metadata(**reply.metadata)
+            if played.error is not None:
+                raise played.error
+            promise.add_metadata(**played.metadata)
 
         ctx.reply(Message.promise(stream, role=self._role))
 
+    def _beyond_the_script(self, number: int) -> str:
+        return (
+            f"the script has {_count(self._length)}, and this is call {number + 1} of the model. Add a reply to the "
+            f"script, or find out who makes this call; it was sent {self.requests[number].messages!r:.500}"
+        )
 
-def _as_reply(scripted: Any) -> ScriptedReply:
+
+def _count(replies: int) -> str:
+    return f"{replies} {'reply' if replies == 1 else 'replies'}"
+
+
+def _as_reply(scripted: Any) -> ScriptedReply | ReplyFunction:
     if isinstance(scripted, ScriptedReply):
         return scripted
     if isinstance(scripted, BaseException):
         return ScriptedReply(error=scripted)
-    if isinstance(scripted, str):
-        return ScriptedReply(tokens=_words(scripted))
-    if isinstance(scripted, Iterable):
-        return ScriptedReply(tokens=tuple(scripted))
-    raise TypeError(f"{scripted!r} is no reply; give a text, a list of tokens, an error, a ScriptedReply or a function")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return (*[f"{word} " for word in text.split(" ")[:-1]], text.rpartition(" ")[2])
+    if isinstance(scripted, str) or (
+        isinstance(scripted, Iterable) and not isinstance(scripted, (bytes, Mapping, Message, set, frozenset))
+    ):
+        return ScriptedReply(tokens=scripted)  # type: ignore[arg-type]  # it is made a tuple of
+    if callable(scripted) and not inspect.isclass(scripted) and not isinstance(scripted, MiniAgent):
+        function: ReplyFunction = scripted
+        return function
+    raise TypeError(
+        f"{scripted!r:.200} is no reply; give a text, a list of tokens, an error, a ScriptedReply (for metadata and "
+        "timing), or a function from the messages to one of these"
+    )
