@@ -142,7 +142,7 @@ class VirtualClockEventLoop(asyncio.SelectorEventLoop):
     def _after_idling(self) -> None:
         """Is called when no event has come: time passes."""
         if not self._holds and (when := self._next_time()) is not None:
-            self._virtual_now = max(self._virtual_now, when)
+            self._virtual_now = when
             # The loop runs what is due before now plus this: exactly the timers of this moment, however late it is.
             self._clock_resolution = math.ulp(self._virtual_now)
 

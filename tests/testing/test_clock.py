@@ -14,7 +14,7 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,21 @@ def test_times_closer_than_a_real_clock_resolves_stay_apart() -> None:
         return timeline.entries
 
     assert run_with_virtual_clock(main()) == [(1.0, 1.0), (1 + 1e-10, 1 + 1e-10)]
+
+
+def test_a_timer_does_not_run_before_its_time() -> None:
+    """Not even by less than what asyncio's clock resolves, when the loop is busy."""
+
+    async def main() -> list[tuple[float, Any]]:
+        timeline = Timeline()
+        this_loop().call_later(1e-10, timeline.note, "timer")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        timeline.note("busy")
+        await asyncio.sleep(1)
+        return timeline.entries
+
+    assert run_with_virtual_clock(main()) == [(0.0, "busy"), (1e-10, "timer")]
 
 
 def test_timers_run_in_the_order_of_their_times() -> None:
@@ -262,18 +277,65 @@ def test_a_job_cancelled_before_its_start_does_not_stop_the_clock() -> None:
     assert run_with_virtual_clock(main()) == 1.0
 
 
+class SlowToTell(Future[None]):
+    """A job that ends between the registrations of its first and its second callback, and then tells them late."""
+
+    worker: threading.Thread | None = None
+
+    def add_done_callback(self, callback: Callable[[Future[None]], object]) -> None:
+        super().add_done_callback(callback)
+        if self.worker is None:
+            self.worker = threading.Thread(target=self.set_result, args=(None,))
+            self.worker.start()
+            self.result(10)
+
+    def _invoke_callbacks(self) -> None:
+        time.sleep(A_MOMENT)
+        super()._invoke_callbacks()  # type: ignore[misc]
+
+
+class SlowExecutor(Executor):
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        return SlowToTell()
+
+
 def test_no_result_of_a_thread_is_overtaken_on_its_way() -> None:
-    """However short the job: its end and the arrival of its result are not one moment."""
+    """The end of a job and the arrival of its result are not one moment."""
 
     async def main() -> float:
         timer = asyncio.create_task(asyncio.sleep(1))
-        for _ in range(500):
-            await asyncio.to_thread(int)
-        assert not timer.done()
+        await asyncio.sleep(0)
+        await this_loop().run_in_executor(SlowExecutor(), int)
+        arrived = this_loop().time()
         await timer
-        return this_loop().time()
+        return arrived
 
-    assert run_with_virtual_clock(main()) == 1.0
+    assert run_with_virtual_clock(main()) == 0.0
+
+
+def test_a_thread_that_outlives_the_loop_ends_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """There is nobody left whom it could tell."""
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+
+        async def main() -> None:
+            this_loop().run_in_executor(pool, go_on.wait, 10).cancel()
+            await asyncio.sleep(0)
+
+        run_with_virtual_clock(main())
+        go_on.set()
+    assert not caplog.records
+
+
+def test_no_work_is_taken_after_the_shutdown_of_the_executor() -> None:
+    """As with asyncio's own."""
+
+    async def main() -> None:
+        await this_loop().shutdown_default_executor()
+        with pytest.raises(RuntimeError, match="shutdown"):
+            this_loop().run_in_executor(None, int)
+
+    run_with_virtual_clock(main())
 
 
 def test_threads_of_ones_own_are_waited_for_inside_hold_clock() -> None:
@@ -375,6 +437,25 @@ def test_waiting_for_a_process_is_no_deadlock() -> None:
     assert run_with_virtual_clock(main()) == 7
 
 
+@pytest.mark.parametrize("turns", range(1, 8))
+def test_the_start_of_a_process_can_be_cancelled(turns: int) -> None:
+    """At any point; the end of what had been started is no deadlock."""
+
+    async def main() -> None:
+        start = asyncio.create_subprocess_exec("sleep", "60", stdin=asyncio.subprocess.PIPE)
+        task = asyncio.create_task(start)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if task.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            task.result().kill()
+            await task.result().communicate()
+
+    run_with_virtual_clock(main())
+
+
 def test_the_output_of_a_process_is_waited_for_inside_hold_clock() -> None:
     """A timeout does not overtake it."""
 
@@ -448,6 +529,8 @@ def test_after_a_deadlock_the_loop_cleans_up(caplog: pytest.LogCaptureFixture) -
             await asyncio.sleep(5)
             seen.append(this_loop().time())
 
+    gc.collect()  # what other tests have left is no concern of this one
+    caplog.clear()
     with caplog.at_level(logging.DEBUG, "asyncio"), pytest.raises(DeadlockError):
         run_with_virtual_clock(main())
     gc.collect()
@@ -501,44 +584,57 @@ class Watchdog:
 
     is_background = True
 
-    def __init__(self, ends_after: float = math.inf) -> None:
-        self.on_end = asyncio.Event()
-        self._ends_after = ends_after
+    def __init__(self, looks: Callable[[int], object] = lambda _: None) -> None:
+        self._looks = looks
+        self._count = 0
         this_loop().call_later(1, self.look)
 
     def look(self) -> None:
-        if this_loop().time() >= self._ends_after:
-            self.on_end.set()
-        else:
-            this_loop().call_later(1, self.look)
+        self._count += 1
+        self._looks(self._count)
+        this_loop().call_later(1, self.look)
 
 
 def test_a_watchdog_hides_no_deadlock() -> None:
-    """It gets a few rounds to find out what is wrong."""
+    """Nor does a timer that was cancelled, wherever in the queue it still is."""
 
-    async def main(rounds: float) -> float:
-        await Watchdog(rounds).on_end.wait()
-        return this_loop().time()
+    async def main() -> None:
+        Watchdog()
+        this_loop().call_later(60, print).cancel()
+        await for_ever()
 
-    assert run_with_virtual_clock(main(3)) == 3.0
-    with pytest.raises(DeadlockError):
-        run_with_virtual_clock(main(math.inf))
+    with asyncio.Runner(loop_factory=VirtualClockEventLoop) as runner:
+        with pytest.raises(DeadlockError):
+            runner.run(main())
+        assert runner.get_loop().time() == 3.0
 
 
-def test_rounds_of_a_watchdog_are_counted_only_while_nothing_else_happens() -> None:
-    """A timer that ends between two of them shows that all is well, though it is a callback without a task."""
+def test_a_watchdog_has_a_few_rounds_to_end_a_wait() -> None:
+    """As the search for rings of promises does."""
 
     async def main() -> float:
         ended = asyncio.Event()
-        Watchdog()
+        Watchdog(lambda count: ended.set() if count == 3 else None)
+        await ended.wait()
+        return this_loop().time()
 
-        def tick(left: int) -> None:
-            if left:
-                this_loop().call_later(2, tick, left - 1)
-            else:
+    assert run_with_virtual_clock(main()) == 3.0
+
+
+@pytest.mark.parametrize("soon", [True, False])
+def test_rounds_of_a_watchdog_are_counted_only_while_nothing_else_happens(soon: bool) -> None:
+    """A callback in between, ready or timed, shows that all is well."""
+
+    async def main() -> float:
+        ended = asyncio.Event()
+
+        def act(count: int) -> None:
+            if count == 20:
                 ended.set()
+            elif count % 2 == 0:
+                this_loop().call_soon(int) if soon else this_loop().call_later(0.5, int)
 
-        tick(10)
+        Watchdog(act)
         await ended.wait()
         return this_loop().time()
 
