@@ -35,18 +35,21 @@ class Row:
         return "stretch" if self.ratio <= self.stretch else "goal" if self.ratio <= self.goal else "missed"
 
 
-def compare(ours: Callable[[], Any], yardstick: Callable[[], Any], *, runs: int = 7) -> tuple[float, float, float]:
+def compare(
+    ours: Callable[[], Any], yardstick: Callable[[], Any], *, runs: int = 7, warm_up: int = 1
+) -> tuple[float, float, float]:
     """Measures two functions in alternation.
 
     Args:
         ours: The work as users of the framework would write it.
         yardstick: The same work without the framework.
-        runs: How often each of them runs; one more run of each warms up.
+        runs: How often each of them runs.
+        warm_up: How many runs before that do not count.
 
     Returns:
         The median of the ratios of neighbouring runs, and the median CPU seconds of either side.
     """
-    pairs = [(_cpu_seconds(ours), _cpu_seconds(yardstick)) for _ in range(runs + 1)][1:]
+    pairs = [(_cpu_seconds(ours), _cpu_seconds(yardstick)) for _ in range(runs + warm_up)][warm_up:]
     return (
         statistics.median(mine / other for mine, other in pairs),
         statistics.median(mine for mine, _ in pairs),

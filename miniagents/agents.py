@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -9,7 +10,7 @@ from miniagents.error_messages import replies_with_error_messages
 from miniagents.interaction import InteractionContext, Replies
 from miniagents.sequences import MessageSequence, MessageSequencePromise, MessageType
 from promising.promise import StartSoon
-from promising.run import current_owner
+from promising.run import current_owner, owner_at_work
 from promising.sentinels import DEFAULT, Sentinel
 
 __all__ = ["AgentCall", "MiniAgent", "miniagent"]
@@ -70,11 +71,14 @@ class MiniAgent:
         Raises:
             TypeError: The messages cannot be sent.
         """
+        owner = current_owner.get()
+        if owner is not None and owner._over:
+            owner = owner_at_work()
+        scope = owner._scope if owner is not None else None
         if errors_as_messages is DEFAULT:
             errors_as_messages = self._errors_as_messages
         if errors_as_messages is DEFAULT:
-            owner = current_owner.get()
-            errors_as_messages = owner is not None and getattr(owner._scope, "errors_as_messages", False)
+            errors_as_messages = getattr(scope, "errors_as_messages", False)
         if errors_as_messages:
             return replies_with_error_messages(
                 lambda: self.inquire(messages, errors_as_messages=False, **arguments), self.alias, start_soon
@@ -92,7 +96,10 @@ class MiniAgent:
         interaction = InteractionContext(self, received, arguments)
         replies: Replies = Replies.on(interaction._replies)  # type: ignore[assignment]
         replies._interaction = interaction
-        replies._start_soon_or_later(start_soon)
+        if scope is not None and (scope.start_everything_soon_by_default if start_soon is DEFAULT else start_soon):
+            replies._start(owner, None)
+        else:
+            replies._context = copy_context()
         return replies
 
     def initiate_inquiry(self, **arguments: Any) -> "AgentCall":

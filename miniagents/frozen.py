@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from miniagents.canonical import canonical_json, sha256_hex
 
-__all__ = ["ATOMS", "Frozen", "FrozenDict", "freeze"]
+__all__ = ["ATOMS", "Frozen", "FrozenDict", "FrozenSetOfNames", "freeze"]
 
 FrozenT = TypeVar("FrozenT", bound="Frozen")
 
@@ -45,6 +45,19 @@ class FrozenDict(dict[str, Any]):
 
 for _mutator in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popitem", "setdefault", "update"):
     setattr(FrozenDict, _mutator, FrozenDict._refuse)
+
+
+class FrozenSetOfNames(set[str]):
+    """The names of the fields that were given: a set, as pydantic wants it, that can be shared, as nobody can change it."""
+
+    __slots__ = ()
+
+
+for _mutator in (
+    "__iand__", "__ior__", "__isub__", "__ixor__", "add", "clear", "difference_update", "discard", "intersection_update",
+    "pop", "remove", "symmetric_difference_update", "update",
+):  # fmt: skip
+    setattr(FrozenSetOfNames, _mutator, FrozenDict._refuse)
 
 
 class _Refused(Exception):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field
 
 from miniagents.canonical import canonical_text
-from miniagents.frozen import ATOMS, Frozen, FrozenDict, freeze
+from miniagents.frozen import ATOMS, Frozen, FrozenDict, FrozenSetOfNames, freeze
 from promising.promise import StartSoon
 from promising.sentinels import DEFAULT
 
@@ -17,6 +17,8 @@ __all__ = ["Message"]
 MessageT = TypeVar("MessageT", bound="Message")
 
 _NO_METADATA = FrozenDict()
+_NO_FIELDS = FrozenSetOfNames()
+_TEXT_ONLY = FrozenSetOfNames({"text"})  # shared by all messages that are text and nothing else, which most of them are
 
 
 class Message(Frozen):
@@ -65,7 +67,7 @@ class Message(Frozen):
             _set(self, "__pydantic_fields_set__", {*extra} if text is None else {"text", *extra})
         else:
             _set(self, "__pydantic_extra__", _NO_METADATA)
-            _set(self, "__pydantic_fields_set__", set() if text is None else {"text"})
+            _set(self, "__pydantic_fields_set__", _NO_FIELDS if text is None else _TEXT_ONLY)
         _set(self, "__pydantic_private__", None)
 
     @classmethod

@@ -121,7 +121,7 @@ class MessagePromise(StreamedPromise[str, Message]):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _take(self, piece: str) -> None:
-        if not isinstance(piece, str):
+        if type(piece) is not str and not isinstance(piece, str):
             raise TypeError(f"the streamer of {self!r} yielded {piece!r:.100}; the tokens of a message are strings")
         buffer = self._buffer  # this is `buffer.add(piece)`, without the call, because it is done for each token
         if buffer.end is not None:
