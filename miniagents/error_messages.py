@@ -5,8 +5,9 @@ from typing import Any
 
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
-from miniagents.sequences import MessageSequencePromise
+from miniagents.sequences import MessageSequencePromise, asks_to_end
 from promising.promise import StartSoon
+from promising.sentinels import END
 
 __all__ = ["ErrorMessage", "replies_with_error_messages"]
 
@@ -56,8 +57,9 @@ def replies_with_error_messages(
     """
 
     async def streamer(_: Any) -> AsyncIterator[Any]:
+        replies = inquire()
         try:
-            async for promise in inquire():
+            async for promise in replies:
                 if promise.done() and promise._current_failure() is None:
                     yield promise
                 else:
@@ -67,6 +69,8 @@ def replies_with_error_messages(
             raise
         except Exception as error:
             yield ErrorMessage.of(error, agent)
+        if asks_to_end(replies):
+            yield END
 
     return MessageSequencePromise(streamer, start_soon=start_soon)
 

@@ -48,14 +48,14 @@ for _mutator in ("__setitem__", "__delitem__", "__ior__", "clear", "pop", "popit
 
 
 class FrozenSetOfNames(set[str]):
-    """The names of the fields that were given: a set, as pydantic wants it, that can be shared, as nobody can change it."""
+    """The names of the fields that were given: a set, as pydantic wants it, and shared, as nobody can change it."""
 
     __slots__ = ()
 
 
 for _mutator in (
-    "__iand__", "__ior__", "__isub__", "__ixor__", "add", "clear", "difference_update", "discard", "intersection_update",
-    "pop", "remove", "symmetric_difference_update", "update",
+    "__iand__", "__ior__", "__isub__", "__ixor__", "add", "clear", "difference_update", "discard",
+    "intersection_update", "pop", "remove", "symmetric_difference_update", "update",
 ):  # fmt: skip
     setattr(FrozenSetOfNames, _mutator, FrozenDict._refuse)
 

@@ -8,7 +8,7 @@ from miniagents import persist
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise, MessageType, append_messages
-from promising.promise import Promise
+from promising.promise import CoroutinePromise
 from promising.replay import ReplayBuffer
 from promising.run import Owner, Run, current_owner
 
@@ -42,7 +42,7 @@ class InteractionContext(Run):
         self, this_agent: "MiniAgent", message_promises: MessageSequencePromise, arguments: Mapping[str, Any]
     ) -> None:
         self._task = self._parent = self._children = self._appenders = self._promise = None
-        self._over = False
+        self._cancelled = self._over = False
         self.this_agent = this_agent
         self.message_promises = message_promises
         self._arguments = arguments
@@ -82,7 +82,9 @@ class InteractionContext(Run):
             What to await for the result, for those who want it.
         """
         if isinstance(work, Coroutine):
-            work = start_soon(work)
+            work = CoroutinePromise(work, start_soon=True)
+            if work._context is not None:  # outside of any context things start when they are awaited, as this is to be
+                work._start_now()
         if self._awaited is None:
             self._awaited = []
         self._awaited.append(work)
@@ -136,15 +138,3 @@ class Replies(MessageSequencePromise):
         interaction._promise = self
         self._run = interaction
         self._interaction = None
-
-
-def start_soon(coroutine: Coroutine[Any, Any, T]) -> Promise[T]:
-    """Starts a coroutine as a producer of whoever is at work here."""
-
-    async def resolver(_: Promise[T]) -> T:
-        return await coroutine
-
-    promise = Promise(resolver)
-    if promise._context is not None:
-        promise._start_now()
-    return promise

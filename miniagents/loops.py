@@ -1,13 +1,14 @@
 """Loops in which agents answer each other: `achain_loop` and `adialog_loop`."""
 
+import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from miniagents.agents import MiniAgent
 from miniagents.context import MiniAgents
 from miniagents.message import Message
-from miniagents.sequences import MessageSequence, MessageSequencePromise, MessageType, asks_to_end
+from miniagents.sequences import MessageSequence, MessageSequencePromise, MessageType, asks_to_end, until_complete
 from promising.sentinels import AWAIT, CLEAR, Sentinel
 from promising.unconsumed import Failure
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Link: TypeAlias = MiniAgent | Sentinel
 
 _ENDINGS = (EOFError, KeyboardInterrupt)
+_TURNS_TO_READ = 10
 
 
 async def achain_loop(agents: Iterable[Link], initial_input: MessageType = None) -> tuple[Message, ...]:
@@ -71,21 +73,33 @@ async def adialog_loop(
 
 
 class _Call:
-    """One call of the chain: what the agent was given, and what it replies."""
+    """One call of the chain: what the agent was given, what it replies, and the watch over its end."""
 
-    __slots__ = ("given", "replies")
+    __slots__ = ("given", "replies", "watch")
 
     def __init__(self, given: MessageSequencePromise, replies: MessageSequencePromise) -> None:
         self.given = given
         self.replies = replies
-
-    def has_ended(self) -> bool:
-        return self.replies._buffer.end is not None
+        self.watch = asyncio.create_task(self._ends_the_loop())
 
     def ends_the_loop(self) -> bool:
-        """Whether the agent itself has ended the loop, as opposed to whoever it forwards."""
+        """Whether the agent itself has ended the loop by now, as opposed to whoever it forwards."""
         end = self.replies._buffer.end
         return (isinstance(end, Failure) and isinstance(end.error, _ENDINGS)) or asks_to_end(self.replies)
+
+    async def _ends_the_loop(self) -> bool:
+        if self.replies._context is not None:
+            self.replies._start_now()
+        await self.replies._wait_for_end()
+        if not self.ends_the_loop():
+            await until_complete(self.replies)
+        return self.ends_the_loop()
+
+    def stop(self) -> None:
+        """Ends the watch, and the call where it is still at work."""
+        if not self.watch.done():
+            self.watch.cancel()
+            self.replies.cancel()
 
 
 class _Chain:
@@ -95,44 +109,73 @@ class _Chain:
         self._calls: list[_Call] = []  # those that may still end the loop, in the order in which they were made
 
     async def run(self) -> tuple[Message, ...]:
-        while True:
-            for link in self._chain:
-                if isinstance(link, MiniAgent):
-                    replies = link.inquire(self._messages)
-                    self._calls.append(_Call(self._messages, replies))
-                    self._messages = replies
-                elif link is CLEAR:
-                    self._messages = MessageSequence.turn_into_sequence_promise(None)
-                else:
-                    ending = await self._wait_for_messages()
-                    if ending is not None:
-                        return await _what_has_come(ending.given)
+        try:
+            while True:
+                for link in self._chain:
+                    if isinstance(link, MiniAgent):
+                        replies = link.inquire(self._messages)
+                        self._calls.append(_Call(self._messages, replies))
+                        self._messages = replies
+                    elif link is CLEAR:
+                        self._messages = MessageSequence.turn_into_sequence_promise(None)
+                    elif await self._work_so_far():
+                        return await self._end()
+        finally:
+            for call in self._calls:
+                call.stop()
 
-    async def _wait_for_messages(self) -> _Call | None:
-        """Lets the messages so far arrive.
+    async def _work_so_far(self) -> bool:
+        """Lets the work so far finish, and the messages so far arrive.
 
         Returns:
-            The call that has ended the loop, if one has.
+            Whether the loop has ended, which may be before that.
         """
+        arrival = asyncio.create_task(_arrived(self._messages))
+        pending: set[asyncio.Task[Any]] = {arrival, *[call.watch for call in self._calls]}
         try:
-            self._messages = MessageSequence.turn_into_sequence_promise(await self._messages)
-        except _ENDINGS:
-            found = self._find_ending() or self._calls[-1]
-            for call in self._calls:
-                call.replies.cancel()
-            return found
-        ending = self._find_ending()
-        self._calls = [call for call in self._calls if not call.has_ended()]
-        return ending
+            while pending:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                if any(call.watch.done() and call.watch.result() for call in self._calls):
+                    return True
+                if arrival.done() and isinstance(arrival.result(), Failure):
+                    break
+        finally:
+            arrival.cancel()
+        messages = arrival.result()
+        if isinstance(messages, Failure):
+            if isinstance(messages.error, _ENDINGS):
+                return True
+            messages.throw()
+        self._calls.clear()
+        self._messages = MessageSequence.turn_into_sequence_promise(messages)
+        return False
 
-    def _find_ending(self) -> _Call | None:
-        for call in self._calls:
-            if call.ends_the_loop():
-                end = call.replies._buffer.end
-                if isinstance(end, Failure):
-                    end.consume()
-                return call
-        return None
+    async def _end(self) -> tuple[Message, ...]:
+        """Finds out who has ended the loop.
+
+        Returns:
+            What that agent had been given.
+        """
+        ending = next((call for call in self._calls if call.ends_the_loop()), None)
+        if ending is None:  # somebody whom the last agent has forwarded, or what the loop began with
+            return await _what_has_come(self._calls[-1].given) if self._calls else ()
+        end = ending.replies._buffer.end
+        if isinstance(end, Failure):
+            end.consume()
+        await until_complete(ending.replies)
+        for _ in range(_TURNS_TO_READ):  # whoever reads the last words beside us gets them before all is stopped
+            await asyncio.sleep(0)
+        return await _what_has_come(ending.given)
+
+
+async def _arrived(messages: MessageSequencePromise) -> tuple[Message, ...] | Failure:
+    """Waits for messages. What they fail with is returned, since a task must not raise an interrupt."""
+    try:
+        return await messages
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return Failure(error, None)
 
 
 async def _what_has_come(messages: MessageSequencePromise) -> tuple[Message, ...]:

@@ -1,5 +1,6 @@
 """Sequences of messages: whatever is sent or replied, as one flat stream of message promises."""
 
+from asyncio import iscoroutine
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, Union
 
@@ -8,7 +9,7 @@ from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from promising.appender import StreamAppender
 from promising.errors import CircularWaitError
-from promising.promise import Promise, StartSoon
+from promising.promise import CoroutinePromise, Promise, StartSoon
 from promising.replay import COMPLETE, ReplayBuffer
 from promising.sentinels import DEFAULT, END, NO_VALUE, Sentinel
 from promising.sequence import AT_END, NOTHING_YET, FlatReader, FlatSequence
@@ -301,7 +302,8 @@ def _as_leaf(item: Any) -> _Leaf | None:
     if isinstance(item, AsyncIterable) and not isinstance(item, Promise):
         return MessageSequencePromise(lambda _: aiter(item))
     if isinstance(item, Awaitable):
-        return MessageSequencePromise(lambda _: _after(item))
+        awaited = CoroutinePromise(item) if iscoroutine(item) else item
+        return MessageSequencePromise(lambda _: _after(awaited))
     if item is None or (isinstance(item, Iterable) and not isinstance(item, (bytes, bytearray, Sentinel))):
         return None
     raise TypeError(_NOT_SENDABLE.format(item, _hint(item)))
@@ -339,6 +341,21 @@ def asks_to_end(sequence: MessageSequencePromise) -> bool:
                 if isinstance(item, MessageSequencePromise):
                     pending.append(item._buffer)
     return False
+
+
+async def until_complete(sequence: MessageSequencePromise) -> None:
+    """Waits until nothing can come any more, not in nested sequences either. It is no consumer of any error."""
+    pending = [sequence]
+    seen: set[int] = set()
+    while pending:
+        part = pending.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            if part._context is not None:
+                part._start_now()
+            await part._wait_for_end()
+            items: list[_Leaf] = [*part._buffer]
+            pending.extend(item for item in items if isinstance(item, MessageSequencePromise))
 
 
 END_OF_LOOP = _EndOfLoop(prefill_messages=())

@@ -85,7 +85,7 @@ class StreamAppender(Generic[P]):
         Raises:
             StreamClosedError: It has been closed, and what was closed stays closed.
         """
-        if self._buffer.end is COMPLETE:
+        if self._buffer.end is not None:
             raise StreamClosedError("this appender was closed and cannot be opened again; make a new one")
         return self
 

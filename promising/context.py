@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 from promising.circular import tree_of, unwatch, watch
-from promising.promise import Promise
+from promising.promise import CoroutinePromise, Promise
 from promising.run import Owner, Run, current_owner, owner_at_work
 from promising.unconsumed import UnconsumedErrors
 
@@ -111,7 +111,7 @@ class PromisingContext(Owner):
                 work.close()
             raise RuntimeError(f"{self!r} is not open, so that nothing can be started in it; use `async with`")
         if not isinstance(work, Promise):
-            work = _CoroutinePromise(work)
+            work = CoroutinePromise(work, start_soon=False)
         if work._context is not None:
             work._start_now(self)
         return work
@@ -149,9 +149,12 @@ class PromisingContext(Owner):
             self._cancel_all()
         assert self.loop is not None
         slow = self.loop.call_later(_SLOW_EXIT_SECONDS, self._log_what_runs)
+        interruption: BaseException | None = None
         try:
-            interruption = await self._wait_for_runs(self.loop)
-            interruption = await self._call_exit_callbacks() or interruption
+            while self._children or self._exit_callbacks:
+                interruption = await self._wait_for_runs(self.loop) or interruption
+                if self._exit_callbacks:
+                    interruption = await self._call_back(self._exit_callbacks.pop()) or interruption
         finally:
             slow.cancel()
             unwatch(self)
@@ -163,7 +166,7 @@ class PromisingContext(Owner):
         if interruption is not None:
             raise interruption
 
-    async def _wait_for_runs(self, loop: asyncio.AbstractEventLoop) -> asyncio.CancelledError | None:
+    async def _wait_for_runs(self, loop: asyncio.AbstractEventLoop) -> BaseException | None:
         """Waits until all that was started has ended, cleaning up again whenever the wait itself is cancelled.
 
         Returns:
@@ -178,18 +181,22 @@ class PromisingContext(Owner):
             except asyncio.CancelledError as cancelled:
                 interruption = cancelled
                 self._cancel_all()
+        self.exit_waiter = None
         return interruption
 
-    async def _call_exit_callbacks(self) -> asyncio.CancelledError | None:
-        interruption: asyncio.CancelledError | None = None
-        while self._exit_callbacks:
-            try:
-                await self._exit_callbacks.pop()()
-            except asyncio.CancelledError as cancelled:
-                interruption = cancelled
-            except Exception:
-                _logger.exception("a clean-up at the exit of %r failed", self)
-        return interruption
+    async def _call_back(self, callback: Callable[[], Awaitable[Any]]) -> BaseException | None:
+        """Runs registered clean-up.
+
+        Returns:
+            What interrupted it, to be raised when all is clean.
+        """
+        try:
+            await callback()
+        except Exception:
+            _logger.exception("a clean-up at the exit of %r failed", self)
+        except BaseException as interruption:
+            return interruption
+        return None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self.loop is None else 'open'}, {len(self._children or ())} runs>"
@@ -210,7 +217,7 @@ class PromisingContext(Owner):
     def note_resolved(self, promise: Promise[Any], value: Any) -> None:
         """Is called for each promise whose producer has brought a value, if `observes_resolutions` is true."""
         for handler in self.promise_resolved_handlers:
-            self.start_soon(_HandlerPromise(handler(promise, value)))
+            self.start_soon(_HandlerPromise(handler(promise, value), start_soon=False))
 
     def _successor(self) -> Owner | None:
         return self._outer
@@ -234,30 +241,7 @@ class PromisingContext(Owner):
         _logger.warning("%r has been waiting for its end for %g s. %s", self, _SLOW_EXIT_SECONDS, tree_of([self]))
 
 
-class _CoroutinePromise(Promise[T]):
-    """The promise of what a coroutine returns."""
-
-    __slots__ = ("_coroutine",)
-
-    def __init__(self, coroutine: Awaitable[T]) -> None:
-        self._coroutine: Awaitable[T] | None = coroutine
-        super().__init__(start_soon=False)
-
-    async def _resolver(self) -> T:
-        coroutine, self._coroutine = self._coroutine, None
-        assert coroutine is not None
-        return await coroutine
-
-    def _label(self) -> str:
-        return getattr(self._coroutine, "__qualname__", None) or super()._label()
-
-    def _settle_as_cancelled(self, cancelled: Any) -> bool:
-        if self._coroutine is not None and asyncio.iscoroutine(self._coroutine):
-            self._coroutine.close()  # it was cancelled before its first step
-        return super()._settle_as_cancelled(cancelled)
-
-
-class _HandlerPromise(_CoroutinePromise[T]):
+class _HandlerPromise(CoroutinePromise[T]):
     """The promise of the end of a handler, for which no handler is called in its turn."""
 
     __slots__ = ()

@@ -24,6 +24,9 @@ __all__ = [
     "UnresolvedPromiseError",
     "as_seen_by_consumers",
     "explicitly_cancelled",
+    "forget_consumer",
+    "has_consumers",
+    "note_consumer",
 ]
 
 
@@ -66,6 +69,31 @@ class AppenderNotClosedError(PromisingError):
 
 class UnresolvedPromiseError(PromisingError, RuntimeError):
     """The value of a promise was asked for without waiting, before it was there. `await` the promise first."""
+
+
+_CONSUMERS = "_promising_consumers"
+
+
+def note_consumer(error: BaseException, consumer: int) -> None:
+    """Notes on an error to whom it is being raised.
+
+    It is noted on the error itself, because the same error may come to many promises, and nothing else lasts as long.
+
+    Args:
+        error: The error.
+        consumer: The number of the run that gets it, -1 for anybody else.
+    """
+    error.__dict__.setdefault(_CONSUMERS, set()).add(consumer)
+
+
+def forget_consumer(error: BaseException, consumer: int) -> None:
+    """Notes that a consumer has not kept the error for itself, but fails with it in its turn."""
+    error.__dict__.get(_CONSUMERS, set()).discard(consumer)
+
+
+def has_consumers(error: BaseException) -> bool:
+    """Whether anybody got the error and dealt with it."""
+    return bool(error.__dict__.get(_CONSUMERS))
 
 
 def explicitly_cancelled(producer: object) -> PromiseCancelledError:

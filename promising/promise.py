@@ -1,5 +1,6 @@
 """The promise of a value: its state, its value, who waits for it. It holds no task; the work is a `Run`."""
 
+from asyncio import iscoroutine
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
@@ -13,7 +14,7 @@ from promising.waiters import Waiters, park, wake
 if TYPE_CHECKING:
     from promising.context import PromisingContext
 
-__all__ = ["Promise", "Resolver", "StartSoon", "check_callable"]
+__all__ = ["CoroutinePromise", "Promise", "Resolver", "StartSoon", "check_callable"]
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ class Promise(Generic[T]):
         """
         if self._run is not None:
             return self._run._cancel()
-        if self._settled:
+        if not self._can_fail():
             return False
         return self._settle_as_cancelled(explicitly_cancelled(self))
 
@@ -162,6 +163,15 @@ class Promise(Generic[T]):
         else:
             self._start(owner, None)
 
+    @staticmethod
+    def _is_to_be_lazy(start_soon: StartSoon) -> bool:
+        """Whether the producer is to make only what is asked for: it, or the context that is open here, was told so."""
+        if start_soon is DEFAULT:
+            owner = owner_at_work()
+            scope = owner._scope if owner is not None else None
+            return scope is not None and not scope.start_everything_soon_by_default
+        return not start_soon
+
     def _start_now(self, owner: Owner | None = None) -> None:
         """Starts work that was put off, for the run that made the promise or else for the context at work here."""
         context = self._context
@@ -186,6 +196,10 @@ class Promise(Generic[T]):
     # --- the outcome ---
 
     def _resolve(self, value: T) -> None:
+        if value is NO_VALUE:
+            raise TypeError(
+                f"{self!r} was resolved with NO_VALUE, which stands for no value at all; return None instead"
+            )
         if not self._settled:
             self._value = value
             self._wake()
@@ -202,12 +216,15 @@ class Promise(Generic[T]):
         Returns:
             Whether it was this error that settled it.
         """
-        if self._settled:
+        if not self._can_fail():
             return False
         if scope is not None:
             scope.unconsumed.add(error, repr(self._run))
         self._settle(Failure(error, None if scope is None else scope.unconsumed))
         return True
+
+    def _can_fail(self) -> bool:
+        return not self._settled
 
     def _settle(self, failure: Failure) -> None:
         self._failure = failure
@@ -222,6 +239,34 @@ class Promise(Generic[T]):
         if self._waiters is not None:
             waiters, self._waiters = self._waiters, None
             wake(waiters)
+
+
+class CoroutinePromise(Promise[T]):
+    """The promise of what a coroutine returns, which is closed properly if it is cancelled before it has begun.
+
+    Args:
+        coroutine: The coroutine, or anything else to await.
+        start_soon: See `Promise`.
+    """
+
+    __slots__ = ("_coroutine",)
+
+    def __init__(self, coroutine: Awaitable[T], *, start_soon: StartSoon = DEFAULT) -> None:
+        self._coroutine: Awaitable[T] | None = coroutine
+        super().__init__(start_soon=start_soon)
+
+    async def _resolver(self) -> T:
+        coroutine, self._coroutine = self._coroutine, None
+        assert coroutine is not None
+        return await coroutine
+
+    def _label(self) -> str:
+        return getattr(self._coroutine, "__qualname__", None) or super()._label()
+
+    def _settle_as_cancelled(self, cancelled: PromiseCancelledError) -> bool:
+        if iscoroutine(self._coroutine):
+            self._coroutine.close()
+        return super()._settle_as_cancelled(cancelled)
 
 
 def check_callable(function: object, what: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from promising.circular import unwatch, watch
-from promising.errors import as_seen_by_consumers, explicitly_cancelled
+from promising.errors import as_seen_by_consumers, explicitly_cancelled, forget_consumer
 
 if TYPE_CHECKING:
     from promising.appender import StreamAppender
@@ -81,9 +81,10 @@ class Run(Owner):
         promise: What the run has to settle. `promise._produce()` is the work.
     """
 
-    __slots__ = ("_appenders", "_number", "_parent", "_promise", "_task")
+    __slots__ = ("_appenders", "_cancelled", "_number", "_parent", "_promise", "_task")
 
     _appenders: "WeakSet[StreamAppender[Any]] | None"  # the streams that this run has to close if it fails
+    _cancelled: bool  # it has been told to end, and is left to clean up
     _number: int  # runs are numbered in the order in which they start
 
     def __init__(self, promise: "Promise[Any]") -> None:
@@ -92,7 +93,7 @@ class Run(Owner):
         self._parent: Owner | None = None
         self._children = None
         self._appenders = None
-        self._over = False
+        self._cancelled = self._over = False
 
     def __repr__(self) -> str:
         task = self._task
@@ -143,6 +144,7 @@ class Run(Owner):
     def _failed(self, error: BaseException) -> None:
         seen = as_seen_by_consumers(error, self)
         self._close_appenders(seen)
+        forget_consumer(error, self._number)
         promise = self._promise
         settled_now = promise is not None and promise._fail(seen, self._scope)
         if (
@@ -189,6 +191,8 @@ class Run(Owner):
     def _cancel(self) -> bool:
         """Cancels this run and all that it started, whatever of them still goes on.
 
+        What has been cancelled before is left to clean up, and so is what it has started for that.
+
         Returns:
             Whether anything was stopped.
         """
@@ -196,6 +200,9 @@ class Run(Owner):
         pending: list[Run] = [self]
         while pending:
             run = pending.pop()
+            if run._cancelled:
+                continue
+            run._cancelled = True
             if run._children:
                 pending.extend(run._children)
             stopped |= run._stop()

@@ -110,8 +110,8 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         check_callable(resolver, "resolver")
         check_callable(streamer, "streamer")
         self._whole_from_pieces = not has_resolver and prefill_result is NO_VALUE
-        pacing = _pacing(streamer, start_soon, max_ahead)
-        if self._whole_from_pieces and max_ahead is None:
+        pacing = _pacing(streamer, self._is_to_be_lazy(start_soon), max_ahead)
+        if self._whole_from_pieces and max_ahead is None and not self._nested:  # items may have to be flattened first
             shared = _buffer_to_share(streamer)
             if shared is not None:
                 self._buffer = shared
@@ -183,6 +183,8 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         return f"{super().__repr__()[:-1]}, {len(self._buffer)} pieces>"
 
     def _label(self) -> str:
+        if self._run is not None:
+            return repr(self._run)
         return getattr(self._given_streamer, "__qualname__", None) or super()._label()
 
     # --- the work ---
@@ -198,6 +200,7 @@ class StreamedPromise(Promise[W], Generic[P, W]):
             pacing = buffer.pacing
             take = self._take
             pieces = as_async_iterator(self._streamer(), "the streamer", self)
+            self._given_streamer = None  # an appender that everybody else has dropped has to be noticed
             try:
                 if pacing is None:
                     async for piece in pieces:
@@ -211,13 +214,14 @@ class StreamedPromise(Promise[W], Generic[P, W]):
                 close = getattr(pieces, "aclose", None)
                 if close is not None:
                     await close()
-            self._given_streamer = None
             buffer.finish()
         if not self._whole_from_pieces:
             if self._value is NO_VALUE:
                 self._resolve(await self._resolver())
-        elif self._run is not None and self._run._scope is not None and self._run._scope.observes_resolutions:
-            self._note_resolved(await self)
+            return
+        scope = self._run._scope if self._run is not None else None
+        if scope is not None and scope.observes_resolutions and self.done():
+            self._note_resolved(await self)  # not before it is done: to listen is not to read, lazy parts stay lazy
 
     def _take(self, piece: P) -> None:
         """Adds what the streamer has yielded."""
@@ -237,10 +241,13 @@ class StreamedPromise(Promise[W], Generic[P, W]):
 
     # --- the outcome ---
 
+    def _can_fail(self) -> bool:
+        return self._buffer.end is None or not self._settled
+
     def _settle(self, failure: Failure) -> None:
         self._buffer.finish(failure)
         self._given_streamer = None
-        if not self._whole_from_pieces:
+        if not self._settled:
             super()._settle(failure)
 
 
@@ -270,14 +277,14 @@ def as_async_iterator(produced: Any, what: str, promise: object) -> AsyncIterato
     raise TypeError(f"{what} of {promise!r} returned {produced!r:.100}, which is no async iterator. {hint}")
 
 
-def _pacing(streamer: object, start_soon: StartSoon, max_ahead: int | None) -> Pacing | None:
+def _pacing(streamer: object, lazy: bool, max_ahead: int | None) -> Pacing | None:
     if max_ahead is not None:
         if max_ahead < 1:
             raise ValueError(f"max_ahead is {max_ahead}; it has to be at least 1 (start_soon=False for no piece ahead)")
         if isinstance(streamer, StreamAppender):
             raise ValueError("max_ahead cannot pause an appender: whoever appends decides when")
         return Pacing(max_ahead)
-    return Pacing(0) if start_soon is False else None
+    return Pacing(0) if lazy else None
 
 
 def _buffer_to_share(streamer: object) -> ReplayBuffer[Any] | None:

@@ -4,7 +4,8 @@ import logging
 from types import TracebackType
 from typing import NoReturn
 
-from promising.errors import PromiseCancelledError
+from promising.errors import PromiseCancelledError, has_consumers, note_consumer
+from promising.run import Run, current_owner
 
 __all__ = ["Failure", "UnconsumedErrors"]
 
@@ -25,8 +26,8 @@ class UnconsumedErrors:
         self._errors: dict[int, tuple[BaseException, str]] = {}
 
     def add(self, error: BaseException, producer: str) -> None:
-        """Notes an error that `producer` has raised, unless somebody asked for it by cancelling."""
-        if not (isinstance(error, PromiseCancelledError) and error.explicit):
+        """Notes an error that `producer` has raised, unless somebody has asked for it, or has dealt with it before."""
+        if not (isinstance(error, PromiseCancelledError) and error.explicit) and not has_consumers(error):
             self._errors[id(error)] = (error, producer)
 
     def discard(self, error: BaseException) -> None:
@@ -62,20 +63,26 @@ class Failure:
         unconsumed: The account to strike it from when it is raised, if there is one.
     """
 
-    __slots__ = ("_traceback", "_unconsumed", "error")
+    __slots__ = ("_context", "_traceback", "_unconsumed", "error")
 
     def __init__(self, error: BaseException, unconsumed: UnconsumedErrors | None) -> None:
         self.error = error
+        self._context = error.__context__
         self._traceback = _without_our_frames(error.__traceback__)
         self._unconsumed = unconsumed
 
     def throw(self) -> NoReturn:
         """Raises the error with the traceback of its origin, which would else grow with each consumer."""
         self.consume()
-        raise self.error.with_traceback(self._traceback)
+        try:
+            raise self.error.with_traceback(self._traceback)
+        finally:  # what the consumer happens to be handling has nothing to do with the error
+            self.error.__context__ = self._context
 
     def consume(self) -> None:
-        """Counts the error as consumed by somebody who looked at it without having it raised."""
+        """Counts the error as consumed by whoever is at work here, who may look at it without having it raised."""
+        consumer = current_owner.get()
+        note_consumer(self.error, consumer._number if isinstance(consumer, Run) else -1)
         if self._unconsumed is not None:
             self._unconsumed.discard(self.error)
 

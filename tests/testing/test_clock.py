@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import inspect
+import itertools
 import logging
 import math
 import os
@@ -806,3 +807,47 @@ def test_the_interface_is_exact_and_sorted() -> None:
     for module in (testing, clock):
         assert sorted(module.__all__) == list(module.__all__)
         assert all(hasattr(module, name) for name in module.__all__)
+
+
+@LOOPS
+def test_quiescence_sees_through_callbacks_between_tasks(new_loop: NewLoop) -> None:
+    """A task at the end of a row of futures has been woken."""
+
+    async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[None]] = [loop.create_future() for _ in range(50)]
+
+        def wake(following: asyncio.Future[None], _: asyncio.Future[None]) -> None:
+            following.set_result(None)
+
+        for future, following in itertools.pairwise(futures):
+            future.add_done_callback(partial(wake, following))
+        task = asyncio.create_task(asyncio.wait_for(futures[-1], None))
+        await quiescence()
+        futures[0].set_result(None)
+        await quiescence()
+        return task.done()
+
+    assert run_in(new_loop, main())
+
+
+@LOOPS
+def test_an_async_generator_that_is_left_open_is_an_error_that_names_it(new_loop: NewLoop) -> None:
+    """One that was read to its end, or closed, or begun before, is not."""
+
+    async def pieces() -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    async def main() -> None:
+        before, closed, forgotten = pieces(), pieces(), pieces()
+        await anext(before)
+        async with assert_no_leftovers():
+            assert [piece async for piece in pieces()] == [1, 2]
+            await anext(closed)
+            await closed.aclose()  # type: ignore[attr-defined]
+        with pytest.raises(AssertionError, match=r"async generators still open: .*pieces"):
+            async with assert_no_leftovers():
+                await anext(forgotten)
+
+    run_in(new_loop, main())

@@ -206,7 +206,7 @@ def test_an_error_in_the_block_is_not_hidden() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [5, None, {"text": "x"}, {"a", "b"}, b"x", Message("x"), ValueError, [1], ScriptedModel().agent], ids=repr
+    "bad", [5, None, {"text": "x"}, {"a"}, b"x", Message("x"), ValueError, [1], ScriptedModel().agent], ids=repr
 )
 def test_what_is_no_reply(bad: Any) -> None:
     """It is refused at once, with what to give instead, and nothing is added."""
