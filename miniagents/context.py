@@ -59,7 +59,7 @@ class MiniAgents(PromisingContext):
         )
         self.errors_as_messages = errors_as_messages
         handlers = (on_persist_message,) if callable(on_persist_message) else on_persist_message
-        self.persistence = Persistence(self, handlers)
+        self.persistence = Persistence(handlers)
         self._counted = False
 
     def on_persist_message(self, handler: HandlerT) -> HandlerT:
@@ -127,7 +127,7 @@ class MiniAgents(PromisingContext):
         """See `PromisingContext.note_resolved`."""
         super().note_resolved(promise, value)
         if isinstance(promise, MessagePromise) and self.persistence.handlers:
-            self.persistence.note(value)
+            self.persistence.note(value, self)
 
     def _count_handlers(self) -> None:
         if self.persistence.handlers and self.loop is not None and not self._counted:

@@ -55,6 +55,7 @@ def replies_with_error_messages(
     Returns:
         The reply; cancelling it cancels the call.
     """
+    reported: list[Exception] = []  # the same error may stand in a message and at the end of the reply
 
     async def streamer(_: Any) -> AsyncIterator[Any]:
         replies = inquire()
@@ -64,11 +65,12 @@ def replies_with_error_messages(
                     yield promise
                 else:
                     yield _until_error(promise)
-                    yield _error_of(promise, agent)
+                    yield _error_of(promise, agent, reported)
         except EOFError:
             raise
         except Exception as error:
-            yield ErrorMessage.of(error, agent)
+            if _is_news(error, reported):
+                yield ErrorMessage.of(error, agent)
         if asks_to_end(replies):
             yield END
 
@@ -80,19 +82,35 @@ def _until_error(promise: MessagePromise) -> MessagePromise:
         try:
             async for token in promise:
                 yield token
+            message = await promise
         except EOFError:
             raise
         except Exception:
             copy.add_metadata(**promise.metadata, interrupted=True)
+            copy.fall_back_to_plain_message()
         else:
-            copy.add_metadata(**promise.metadata)
+            copy.add_metadata(**{name: value for name, value in message if name in message.model_fields_set - {"text"}})
 
     return promise.message_class.promise(streamer)
 
 
-async def _error_of(promise: MessagePromise, agent: str) -> AsyncIterator[Message]:
+async def _error_of(promise: MessagePromise, agent: str, reported: list[Exception]) -> AsyncIterator[Message]:
     await promise._wait_for_end()
     failure = promise._current_failure()
-    if failure is not None and isinstance(failure.error, Exception) and not isinstance(failure.error, EOFError):
+    if failure is None:
+        try:
+            await promise  # its tokens are there, but it may be that no message of its class can be made of them
+        except Exception as error:
+            if _is_news(error, reported):
+                yield ErrorMessage.of(error, agent)
+    elif isinstance(failure.error, Exception) and not isinstance(failure.error, EOFError):
         failure.consume()
-        yield ErrorMessage.of(failure.error, agent)
+        if _is_news(failure.error, reported):
+            yield ErrorMessage.of(failure.error, agent)
+
+
+def _is_news(error: Exception, reported: list[Exception]) -> bool:
+    if any(error is known for known in reported):
+        return False
+    reported.append(error)
+    return True

@@ -99,6 +99,13 @@ class MessagePromise(StreamedPromise[str, Message]):
             raise RuntimeError(f"{self!r} has been made; add metadata ({', '.join(metadata)}) before its stream ends")
         self._metadata = {**(self._metadata or {}), **metadata}
 
+    def fall_back_to_plain_message(self) -> None:
+        """Lets the message be a plain `Message` if none of its own class can be made of what is known of it."""
+        try:
+            self._message_class(text="", **(self._metadata or {}))
+        except Exception:
+            self._message_class = Message
+
     def __str__(self) -> str:
         if self._value is NO_VALUE and self._buffer.end is COMPLETE:
             self._value = self._make_whole()

@@ -27,20 +27,18 @@ class Persistence:
     """The handlers of one context, and the messages that they have been given.
 
     Args:
-        context: Whose messages they are.
         handlers: The handlers, called one after the other for each message.
     """
 
-    def __init__(self, context: "MiniAgents", handlers: Iterable[PersistHandler]) -> None:
+    def __init__(self, handlers: Iterable[PersistHandler]) -> None:
         self.handlers: list[PersistHandler] = list(handlers)
-        self._context = context
         self._given: dict[int, ref[Message]] = {}
 
-    def note(self, message: Message) -> None:
+    def note(self, message: Message, context: "MiniAgents") -> None:
         """Starts the handlers for a message and those nested in it, innermost first, unless they had it before."""
         fresh = [part for part in (*message.iter_nested(), message) if isinstance(part, Message) and self._is_new(part)]
         if fresh:
-            self._context.start_soon(self._hand_over(fresh))
+            context.start_soon(self._hand_over(fresh))
 
     def _is_new(self, message: Message) -> bool:
         identity = id(message)
@@ -66,7 +64,7 @@ def note_entered(items: Iterable[Any]) -> None:
         message = item._value
         if message is not NO_VALUE:
             if not isinstance(message, tuple):
-                context.persistence.note(message)
+                context.persistence.note(message, context)
         elif hasattr(item, "_message_class") and item._run is None and item._context is None:
             context.start_soon(_persist_when_resolved(context, item))  # an appender feeds it: nobody else resolves it
 
@@ -75,4 +73,4 @@ async def _persist_when_resolved(context: "MiniAgents", promise: Any) -> None:
     """Waits for the end of a message without counting as one of its consumers: its error belongs to those."""
     await promise._wait_for_end()
     if promise._buffer.end is COMPLETE:
-        context.persistence.note(await promise)
+        context.persistence.note(await promise, context)

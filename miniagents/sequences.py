@@ -87,7 +87,8 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
                     messages.append((yield from promise.__await__()))
                 else:
                     messages.append(promise._value)
-            self._value = tuple(messages)
+            if self._value is NO_VALUE:  # another awaiter may have been faster
+                self._value = tuple(messages)
         whole: tuple[Message, ...] = self._value
         return whole
 

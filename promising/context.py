@@ -69,7 +69,7 @@ class PromisingContext(Owner):
         self._outer: Owner | None = None
         self._children = None
         self._over = True
-        self._scope = self
+        self._scope = None  # itself while it is open; not longer, since a ring of references is left to the collector
 
     # --- what a user uses ---
 
@@ -113,7 +113,12 @@ class PromisingContext(Owner):
         if not isinstance(work, Promise):
             work = CoroutinePromise(work, start_soon=False)
         if work._context is not None:
-            work._start_now(self)
+            try:
+                work._start_now(self)
+            except BaseException:
+                if isinstance(work, CoroutinePromise):
+                    work._close()
+                raise
         return work
 
     def call_on_exit(self, callback: Callable[[], Awaitable[Any]]) -> None:
@@ -136,6 +141,7 @@ class PromisingContext(Owner):
         self.host = asyncio.current_task()
         self._outer = owner_at_work()
         self._over = False
+        self._scope = self
         current_owner.set(self)
         watch(self, self.loop)
         return self
@@ -159,6 +165,7 @@ class PromisingContext(Owner):
             slow.cancel()
             unwatch(self)
             self._over = True
+            self._scope = None
             self.exit_waiter = self.loop = self.host = None
         fatal = self.unconsumed.report()
         if fatal is not None:

@@ -67,8 +67,9 @@ class Promise(Generic[T]):
         self._value: Any = prefill_result
         self._context = self._failure = self._run = self._waiters = None
         self._given_resolver = resolver
-        has_resolver = resolver is not None or type(self)._resolver is not Promise._resolver
-        if has_resolver is (prefill_result is not NO_VALUE):
+        has_method = type(self)._resolver is not Promise._resolver
+        has_resolver = has_method or resolver is not None
+        if has_resolver is (prefill_result is not NO_VALUE) or (has_method and resolver is not None):
             raise TypeError(_ONE_OF_TWO.format(type(self).__name__))
         if has_resolver:
             check_callable(resolver, "resolver")
@@ -253,7 +254,11 @@ class CoroutinePromise(Promise[T]):
 
     def __init__(self, coroutine: Awaitable[T], *, start_soon: StartSoon = DEFAULT) -> None:
         self._coroutine: Awaitable[T] | None = coroutine
-        super().__init__(start_soon=start_soon)
+        try:
+            super().__init__(start_soon=start_soon)
+        except BaseException:
+            self._close()
+            raise
 
     async def _resolver(self) -> T:
         coroutine, self._coroutine = self._coroutine, None
@@ -264,9 +269,13 @@ class CoroutinePromise(Promise[T]):
         return getattr(self._coroutine, "__qualname__", None) or super()._label()
 
     def _settle_as_cancelled(self, cancelled: PromiseCancelledError) -> bool:
+        self._close()
+        return super()._settle_as_cancelled(cancelled)
+
+    def _close(self) -> None:
+        """Says that the coroutine will not be awaited, which Python would else complain of."""
         if iscoroutine(self._coroutine):
             self._coroutine.close()
-        return super()._settle_as_cancelled(cancelled)
 
 
 def check_callable(function: object, what: str) -> None:

@@ -67,6 +67,8 @@ class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
         start_soon: StartSoon = DEFAULT,
         max_ahead: int | None = None,
     ) -> None:
+        if flatten is None:
+            raise TypeError("a flat sequence needs a function `flatten(item)` that returns pieces and nested sequences")
         check_callable(flatten, "flatten function")
         self._flatten = flatten
         super().__init__(streamer, prefill_pieces=prefill_pieces, start_soon=start_soon, max_ahead=max_ahead)
@@ -83,7 +85,8 @@ class FlatSequence(StreamedPromise[P, W], Generic[P, W]):
                     yield from park(reader.parking_lot())
                 else:
                     pieces.append(piece)
-            self._value = tuple(pieces)
+            if self._value is NO_VALUE:  # another awaiter may have been faster
+                self._value = tuple(pieces)
         whole: W = self._value
         return whole
 

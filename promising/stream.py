@@ -101,11 +101,13 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         self._context = self._failure = self._run = self._waiters = None
         self._given_resolver = resolver
         self._given_streamer = streamer
-        has_streamer = streamer is not None or type(self)._streamer is not StreamedPromise._streamer
-        has_resolver = resolver is not None or type(self)._resolver is not Promise._resolver
-        if has_streamer is (prefill_pieces is not NO_VALUE):
+        has_streamer_method = type(self)._streamer is not StreamedPromise._streamer
+        has_resolver_method = type(self)._resolver is not Promise._resolver
+        has_streamer = has_streamer_method or streamer is not None
+        has_resolver = has_resolver_method or resolver is not None
+        if has_streamer is (prefill_pieces is not NO_VALUE) or (has_streamer_method and streamer is not None):
             raise TypeError(_ONE_OF_TWO.format(type(self).__name__))
-        if has_resolver and prefill_result is not NO_VALUE:
+        if has_resolver_method + (resolver is not None) + (prefill_result is not NO_VALUE) > 1:
             raise TypeError(_AT_MOST_ONE.format(type(self).__name__))
         check_callable(resolver, "resolver")
         check_callable(streamer, "streamer")
@@ -148,7 +150,8 @@ class StreamedPromise(Promise[W], Generic[P, W]):
                 yield from park(buffer.end_waiters)
             if isinstance(buffer.end, Failure):
                 buffer.end.throw()
-            self._value = self._make_whole()
+            if self._value is NO_VALUE:  # another awaiter may have been faster
+                self._value = self._make_whole()
         whole: W = self._value
         return whole
 
