@@ -6,6 +6,7 @@ from contextvars import copy_context
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from miniagents import persist
 from miniagents.error_messages import replies_with_error_messages
 from miniagents.interaction import InteractionContext, Replies
 from miniagents.sequences import MessageSequence, MessageSequencePromise, MessageType
@@ -93,6 +94,8 @@ class MiniAgent:
             arguments = self._arguments
         elif self._arguments:
             arguments = {**self._arguments, **arguments}
+        if persist.contexts_with_handlers:
+            persist.note_entered((received,))
         interaction = InteractionContext(self, received, arguments)
         replies: Replies = Replies.on(interaction._replies)  # type: ignore[assignment]
         replies._interaction = interaction

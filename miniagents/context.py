@@ -7,10 +7,8 @@ from typing import Any, TypeVar
 
 from miniagents import persist
 from miniagents.message import Message
-from miniagents.messages import MessagePromise
 from miniagents.persist import Persistence, PersistHandler
 from promising.context import PromiseResolvedHandler, PromisingContext
-from promising.promise import Promise
 
 __all__ = ["MiniAgents", "run"]
 
@@ -123,15 +121,9 @@ class MiniAgents(PromisingContext):
                 self._counted = False
                 persist.contexts_with_handlers -= 1
 
-    def note_resolved(self, promise: Promise[Any], value: Any) -> None:
-        """See `PromisingContext.note_resolved`."""
-        super().note_resolved(promise, value)
-        if isinstance(promise, MessagePromise) and self.persistence.handlers:
-            self.persistence.note(value, self)
-
     def _count_handlers(self) -> None:
         if self.persistence.handlers and self.loop is not None and not self._counted:
-            self._counted = self.observes_resolutions = True
+            self._counted = True
             persist.contexts_with_handlers += 1
 
 

@@ -89,7 +89,7 @@ def _until_error(promise: MessagePromise) -> MessagePromise:
             copy.add_metadata(**promise.metadata, interrupted=True)
             copy.fall_back_to_plain_message()
         else:
-            copy.add_metadata(**{name: value for name, value in message if name in message.model_fields_set - {"text"}})
+            copy.resolve_as(message)
 
     return promise.message_class.promise(streamer)
 

@@ -136,5 +136,7 @@ class Replies(MessageSequencePromise):
         assert interaction is not None
         interaction._start(owner, interaction.this_agent.alias, context)
         interaction._promise = self
+        if context is not None and persist.contexts_with_handlers:  # what was sent before the context was open
+            persist.note_entered((interaction.message_promises,))
         self._run = interaction
         self._interaction = None

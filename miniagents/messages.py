@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeAlias
 
+from miniagents import persist
 from miniagents.message import Message
 from promising.errors import UnresolvedPromiseError
 from promising.promise import StartSoon
@@ -55,6 +56,10 @@ class MessagePromise(StreamedPromise[str, Message]):
         self._message_class = message_class
         self._metadata: dict[str, Any] | None = dict(metadata) if metadata else None
         super().__init__(streamer, start_soon=start_soon, max_ahead=max_ahead)
+        if persist.contexts_with_handlers and self._run is None and self._context is None:
+            persist.note_entered(
+                (self,)
+            )  # it reads what somebody else streams: nothing else will say when it is complete
 
     @classmethod
     def of(cls, message: Message) -> "MessagePromise":
@@ -126,6 +131,18 @@ class MessagePromise(StreamedPromise[str, Message]):
             buffer.end = COMPLETE
             return buffer
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _has_ended_well(self) -> None:
+        if persist.contexts_with_handlers:
+            persist.note_complete(self)
+
+    def resolve_as(self, message: Message) -> None:
+        """Makes a message that is there the whole of this promise, in place of one made of the tokens.
+
+        Args:
+            message: The message; its text is that of the tokens.
+        """
+        self._value = message
 
     def _take(self, piece: str) -> None:
         if type(piece) is not str and not isinstance(piece, str):

@@ -218,6 +218,7 @@ class StreamedPromise(Promise[W], Generic[P, W]):
                 if close is not None:
                     await close()
             buffer.finish()
+            self._has_ended_well()
         if not self._whole_from_pieces:
             if self._value is NO_VALUE:
                 self._resolve(await self._resolver())
@@ -225,6 +226,9 @@ class StreamedPromise(Promise[W], Generic[P, W]):
         scope = self._run._scope if self._run is not None else None
         if scope is not None and scope.observes_resolutions and self.done():
             self._note_resolved(await self)  # not before it is done: to listen is not to read, lazy parts stay lazy
+
+    def _has_ended_well(self) -> None:
+        """Is called when all pieces have come, in the task of the producer."""
 
     def _take(self, piece: P) -> None:
         """Adds what the streamer has yielded."""
