@@ -2,15 +2,17 @@
 
 from collections.abc import Awaitable, Coroutine, Mapping
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from miniagents import persist
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise, MessageType, append_messages
+from promising.errors import PromiseCancelledError, StreamClosedError
 from promising.promise import CoroutinePromise
 from promising.replay import ReplayBuffer
 from promising.run import Owner, Run, current_owner
+from promising.unconsumed import Failure
 
 if TYPE_CHECKING:
     from miniagents.agents import MiniAgent
@@ -62,6 +64,8 @@ class InteractionContext(Run):
             PromiseCancelledError: The call was cancelled.
             TypeError: It is nothing that can be sent; then nothing of it has been added.
         """
+        if self._replies.end is not None:
+            self._refuse(messages)
         if type(messages) is str and not persist.contexts_with_handlers:
             self._replies.add(MessagePromise.of(Message(messages)))  # the most frequent case, as fast as it can be
         else:
@@ -80,7 +84,14 @@ class InteractionContext(Run):
 
         Returns:
             What to await for the result, for those who want it.
+
+        Raises:
+            StreamClosedError: The reply has ended already.
         """
+        if self._replies.end is not None:
+            if isinstance(work, Coroutine):
+                work.close()
+            self._refuse(work)
         if isinstance(work, Coroutine):
             work = CoroutinePromise(work, start_soon=True)
             if work._context is not None:  # outside of any context things start when they are awaited, as this is to be
@@ -92,6 +103,15 @@ class InteractionContext(Run):
 
     def __repr__(self) -> str:
         return self.this_agent.alias
+
+    def _refuse(self, late: object) -> NoReturn:
+        end = self._replies.end
+        if isinstance(end, Failure) and isinstance(end.error, PromiseCancelledError):
+            end.throw()
+        raise StreamClosedError(
+            f"{late!r:.100} came after the end of the reply of {self!r}; reply before the agent ends, or keep the "
+            "reply open for work that goes on: `ctx.wait_for(work)`"
+        )
 
     async def _main(self) -> None:
         # The same as `Run._main` with the work in it: one coroutine less for each call.

@@ -4,6 +4,8 @@ from asyncio import iscoroutine
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Generator, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, Union
 
+from pydantic import BaseModel
+
 from miniagents import persist
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
@@ -298,6 +300,10 @@ def _as_leaf(item: Any) -> _Leaf | None:
         return MessagePromise.of(Message(**item))
     if item is END:
         return END_OF_LOOP
+    if isinstance(item, BaseModel):
+        raise TypeError(_NOT_SENDABLE.format(item, "Derive its class from `Message`, or put it into a field of one."))
+    if isinstance(item, MessageSequence):
+        return item.sequence_promise
     if isinstance(item, StreamAppender):
         raise TypeError(_NOT_SENDABLE.format(item, "Make a message of it first: `Message.promise(appender)`."))
     if isinstance(item, AsyncIterable) and not isinstance(item, Promise):
