@@ -8,6 +8,7 @@ whom.
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
+from contextvars import Context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -90,7 +91,7 @@ class Watch:
         self.owners: dict[Owner, None] = {}
         self._loop = loop
         self._warned: set[frozenset[int]] = set()
-        self._timer = loop.call_later(_INTERVAL_SECONDS, self.look)
+        self._timer = self._in(_INTERVAL_SECONDS)
 
     def look(self) -> None:
         """Breaks each ring of waits at its youngest run, or warns where it is not sure that it is one."""
@@ -107,7 +108,11 @@ class Watch:
                     self._warned.add(numbers)
                     _logger.warning("%s Only something else could still end this wait.", _describe(ring))
         pause = max(_INTERVAL_SECONDS, (perf_counter() - started) / _SHARE_OF_CPU)
-        self._timer = self._loop.call_later(pause, self.look)
+        self._timer = self._in(pause)
+
+    def _in(self, seconds: float) -> asyncio.TimerHandle:
+        # With no context variables: those of whoever happened to come first would be kept alive by the timer.
+        return self._loop.call_later(seconds, self.look, context=Context())
 
     def stop(self) -> None:
         """Takes the timer back."""
