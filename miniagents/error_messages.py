@@ -7,7 +7,7 @@ from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise, asks_to_end
 from promising.promise import StartSoon
-from promising.sentinels import END
+from promising.sentinels import END, NO_VALUE
 
 __all__ = ["ErrorMessage", "replies_with_error_messages"]
 
@@ -61,7 +61,7 @@ def replies_with_error_messages(
         replies = inquire()
         try:
             async for promise in replies:
-                if promise.done() and promise._current_failure() is None:
+                if promise._value is not NO_VALUE:  # it is there, and all right
                     yield promise
                 else:
                     yield _until_error(promise)

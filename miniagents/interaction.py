@@ -1,7 +1,9 @@
 """One call of an agent: what it was sent, what it replies, and the run that does it."""
 
+import asyncio
 from collections.abc import Awaitable, Coroutine, Mapping
 from contextvars import Context
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from miniagents import persist
@@ -87,11 +89,16 @@ class InteractionContext(Run):
 
         Raises:
             StreamClosedError: The reply has ended already.
+            TypeError: It cannot be awaited.
         """
         if self._replies.end is not None:
             if isinstance(work, Coroutine):
                 work.close()
             self._refuse(work)
+        if not isawaitable(work):
+            raise TypeError(
+                f"{work!r:.100} cannot be waited for; give a coroutine, a task, a future or a promise to await"
+            )
         if isinstance(work, Coroutine):
             work = CoroutinePromise(work, start_soon=True)
             if work._context is not None:  # outside of any context things start when they are awaited, as this is to be
@@ -122,7 +129,8 @@ class InteractionContext(Run):
             else:
                 await self.this_agent._function(self)
             while self._awaited:
-                await self._awaited.pop()
+                awaited, self._awaited = self._awaited, None
+                await _all_of(awaited)
             self._replies.finish()
         except BaseException as error:
             if isinstance(error, Exception):
@@ -160,3 +168,30 @@ class Replies(MessageSequencePromise):
             persist.note_entered((interaction.message_promises,))
         self._run = interaction
         self._interaction = None
+
+
+async def _all_of(awaited: list[Awaitable[Any]]) -> None:
+    """Waits until all have ended, or raises as soon as one of them has failed."""
+    waits = {asyncio.ensure_future(_error_of(one)) for one in awaited}
+    pending = waits
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for wait in done:
+                error = wait.result()
+                if error is not None:
+                    raise error
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+async def _error_of(awaitable: Awaitable[Any]) -> BaseException | None:
+    """Waits, and returns the error, because a task that raises an interrupt would end the event loop."""
+    try:
+        await awaitable
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return error
+    return None

@@ -92,6 +92,8 @@ class Message(Frozen):
         """
         from miniagents.messages import MessagePromise
 
+        if streamer is not None and "text" in metadata:
+            raise TypeError("the text of a message comes from its streamer; give a text or a streamer, not both")
         if streamer is None:
             return MessagePromise.of(cls(**metadata))
         return MessagePromise(streamer, message_class=cls, metadata=metadata, start_soon=start_soon)

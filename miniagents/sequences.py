@@ -323,6 +323,8 @@ async def _after(awaitable: Awaitable[Any]) -> AsyncIterator[Any]:
 def _hint(item: Any) -> str:
     if isinstance(item, BaseException):
         return "To fail with it, `raise` it."
+    if hasattr(item, "inquire"):
+        return "Call the agent and send its reply: `agent.inquire(...)`."
     if isinstance(item, (bytes, bytearray)):
         return "Decode it, or put it into a field of a message: `Message(data=...)`."
     return "Send text, messages, dicts of a message's fields, promises of these, agents' replies, or lists of all that."

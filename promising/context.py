@@ -242,7 +242,10 @@ class PromisingContext(Owner):
             if run._task is not None and run not in self.paused:
                 return
             pending.extend(run._children or ())
-        self._cancel_all()
+        for run in list(self.paused):  # directly, since what a clean-up has started is left alone otherwise
+            run._cancel()
+            if run in self.paused and run._task is not None:
+                run._task.cancel()
 
     def _log_what_runs(self) -> None:
         _logger.warning("%r has been waiting for its end for %g s. %s", self, _SLOW_EXIT_SECONDS, tree_of([self]))

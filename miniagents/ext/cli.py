@@ -150,7 +150,8 @@ def _choose(model: str | None) -> _Choice:
         from miniagents.ext.offline_model import offline_agent
 
         why = "" if model else " No OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENAI_BASE_URL is set."
-        return _Choice(offline_agent, f"This is the offline model; ask it for help.{why}")
+        paced = offline_agent.fork(seconds_per_token=0.01 if sys.stdout.isatty() else 0.0)  # to be seen streaming
+        return _Choice(paced, f"This is the offline model; ask it for help.{why}")
     if (model and not name) or provider not in ("openai", "anthropic"):
         raise _UsageError(f"there is no model {model!r}; --model takes {_PROVIDERS}")
     if provider == "openai":

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from miniagents import (
+    AgentCall,
+    Frozen,
     InteractionContext,
     Message,
     MessagePromise,
@@ -20,9 +22,16 @@ from miniagents import (
     MiniAgents,
     miniagent,
 )
-from miniagents.testing import Timeline, quiescence, run_with_virtual_clock
-from promising import Promise, PromiseCancelledError, StreamAppender, StreamClosedError
-from tests.promising.helpers import error_of
+from miniagents.testing import Timeline, assert_no_leftovers, quiescence, run_with_virtual_clock
+from promising import (
+    AppenderNotClosedError,
+    CircularWaitError,
+    Promise,
+    PromiseCancelledError,
+    StreamAppender,
+    StreamClosedError,
+)
+from tests.promising.helpers import error_of, read_until_error
 
 
 @miniagent
@@ -386,3 +395,544 @@ def test_any_nesting_of_inputs_is_one_flat_sequence(tree: Any) -> None:
 def test_agents_can_be_annotated() -> None:
     """The decorator makes a `MiniAgent`."""
     assert isinstance(greet, MiniAgent)
+
+
+# --- calling ---
+
+
+async def test_arguments_of_calls_forks_and_decorators() -> None:
+    """The arguments of the decorator, of forks and of the call are put together; the later one wins."""
+
+    @miniagent(alias="NAMED", description="Collects.", a=1, b=1, c=1)
+    async def collect(ctx: InteractionContext, **arguments: Any) -> None:
+        assert ctx.this_agent.alias == "NAMED"
+        ctx.reply(Message("arguments", **arguments))
+
+    async with MiniAgents():
+        (message,) = await collect.fork(b=2, c=2).inquire("x", c=3, d=4)
+    assert message == Message("arguments", a=1, b=2, c=3, d=4)
+    assert (collect.alias, collect.description) == ("NAMED", "Collects.")
+
+
+async def test_an_agent_knows_what_it_is() -> None:
+    """`ctx.this_agent` is the agent that was called, which can call itself."""
+
+    @miniagent
+    async def countdown(ctx: InteractionContext, number: int) -> None:
+        ctx.reply(str(number))
+        if number:
+            ctx.reply(ctx.this_agent.inquire(number=number - 1))
+
+    async with MiniAgents():
+        assert await texts(countdown.inquire(number=3)) == ["3", "2", "1", "0"]
+
+
+def test_an_agent_cannot_be_changed_through_a_fork() -> None:
+    """What is given to a fork is copied: changing the dict later changes no agent."""
+    options = {"greeting": "Hi"}
+    fork = greet.fork(**options)
+    options["greeting"] = "changed"
+    assert str((MiniAgents().run(fork.inquire("Ada")))[0]) == "Hi Ada"
+
+
+async def test_instances_of_a_class_are_not_shared() -> None:
+    """Calls side by side each have an instance of their own, so that their states do not mix."""
+
+    @miniagent
+    class Slow:
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        async def __call__(self, ctx: InteractionContext) -> None:
+            async for message in ctx.message_promises:
+                self.seen.append(str(await message))
+                await asyncio.sleep(1)
+            ctx.reply(",".join(self.seen))
+
+    async with MiniAgents():
+        replies = [Slow.inquire([f"{name}1", f"{name}2"]) for name in "abc"]
+        assert [await texts(reply) for reply in replies] == [["a1,a2"], ["b1,b2"], ["c1,c2"]]
+
+
+async def test_a_call_returns_at_once_and_starts_at_the_next_switch() -> None:
+    """Nothing of the agent runs inside of `inquire`."""
+    log: list[str] = []
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        log.append("agent")
+
+    async with MiniAgents():
+        agent.inquire()
+        log.append("caller")
+        await quiescence()
+    assert log == ["caller", "agent"]
+
+
+@pytest.mark.parametrize("wrong", ["call", "await", "with arguments"])
+async def test_calling_an_agent_like_a_function(wrong: str) -> None:
+    """It is an error that says to use `inquire`."""
+    with pytest.raises(TypeError, match=r"GREET.*inquire"):
+        if wrong == "call":
+            greet()
+        elif wrong == "await":
+            await greet("Ada")
+        else:
+            greet("Ada", greeting="Hi")
+
+
+def test_more_wrong_definitions() -> None:
+    """A sync method, a lambda and a sync `__call__` are refused when they are decorated."""
+
+    class Sync:
+        def __call__(self, ctx: InteractionContext) -> None: ...
+
+    class Yielding:
+        async def __call__(self, ctx: InteractionContext) -> AsyncIterator[str]:
+            yield ""
+
+    for wrong in (Sync, Yielding, lambda ctx: None, 5, "agent"):
+        with pytest.raises(TypeError, match=r"async|__call__|ctx\.reply"):
+            miniagent(wrong)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_replies_can_be_read_by_anybody_at_any_time(when: str) -> None:
+    """Readers that come before, while and after the agent replies all see the same message promises."""
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        for number in range(3):
+            await asyncio.sleep(1)
+            ctx.reply(str(number))
+
+    async def read(replies: MessageSequencePromise, start: float) -> list[MessagePromise]:
+        await asyncio.sleep(start)
+        return [promise async for promise in replies]
+
+    async with MiniAgents():
+        replies = agent.inquire()
+        if when == "after":
+            await replies
+        first, *others = await asyncio.gather(*[read(replies, start / 2) for start in range(8)])
+        assert [str(promise) for promise in first] == ["0", "1", "2"]
+        assert all(list(map(id, other)) == list(map(id, first)) for other in others)
+
+
+# --- what can be sent ---
+
+
+class Settings(Frozen):
+    colour: str = "red"
+
+
+class Record(BaseModel):
+    colour: str = "red"
+
+
+@pytest.mark.parametrize("bad", [Settings(), Record()], ids=repr)
+async def test_objects_with_fields_are_no_lists(bad: Any) -> None:
+    """An object that is no message is refused, though it can be iterated over its fields."""
+    with pytest.raises(TypeError, match="cannot be sent"):
+        forward.inquire(bad)
+    with pytest.raises(TypeError, match="cannot be sent"):
+        forward.inquire(["ok", [bad]])
+
+
+async def test_what_is_forgotten_easily() -> None:
+    """An agent that was not called, and an appender without its promise, are refused with what to write."""
+    with pytest.raises(TypeError, match="inquire"):
+        forward.inquire(greet)
+    with pytest.raises(TypeError, match=r"Message\.promise"):
+        forward.inquire(StreamAppender[str]())
+
+
+async def test_lists_that_contain_themselves() -> None:
+    """A list in itself, and a reply in itself, is an error in place of a hang."""
+    ring: list[Any] = ["x"]
+    ring.append([ring])
+    with pytest.raises(TypeError, match="itself"):
+        forward.inquire(ring)
+
+    @miniagent
+    async def narcissus(ctx: InteractionContext) -> None:
+        await asyncio.sleep(0)
+        with pytest.raises(CircularWaitError, match="itself"):
+            ctx.reply(["x", replies])
+        ctx.reply("fine")
+
+    async with MiniAgents():
+        replies = narcissus.inquire()
+        assert await texts(replies) == ["fine"]
+
+
+async def test_deep_lists() -> None:
+    """Lists can be nested deeper than Python's stack."""
+    deep: Any = "bottom"
+    for _ in range(20_000):
+        deep = [deep]
+    async with MiniAgents():
+        assert await texts(forward.inquire(deep)) == ["bottom"]
+
+
+async def test_forwarding_is_by_reference() -> None:
+    """What is forwarded is the same promise and the same message for everybody, however often it is forwarded."""
+    async with MiniAgents():
+        source = Message.promise(lambda _: _generate("to", "ken"))
+        replies = forward.inquire(forward.inquire([source]))
+        (seen,) = [promise async for promise in replies]
+        assert seen is source
+        assert (await replies)[0] is await source
+
+
+async def test_a_bad_part_adds_nothing() -> None:
+    """If a part of what is sent cannot be sent, then the parts before it are not sent either."""
+    with MessageSequence() as sequence:
+        with pytest.raises(TypeError, match="cannot be sent"):
+            sequence.append(["before", 5])
+        sequence.append("after")
+    async with MiniAgents():
+        assert await texts(sequence.sequence_promise) == ["after"]
+        call = forward.initiate_inquiry()
+        with pytest.raises(TypeError, match="cannot be sent"):
+            call.send_message(["before", 5])
+        assert await texts(call.send_message("after").reply_sequence()) == ["after"]
+
+
+# --- replies and their end ---
+
+
+async def test_finish_early_twice_and_at_once() -> None:
+    """The reply ends when the agent says so; a second call changes nothing, and the context waits for the agent."""
+    log: list[str] = []
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        ctx.finish_early()
+        ctx.finish_early()
+        with pytest.raises(StreamClosedError, match="after the end"):
+            ctx.reply("late")
+        await asyncio.sleep(5)
+        log.append("done")
+
+    async with MiniAgents():
+        timeline = Timeline()
+        assert await texts(agent.inquire()) == []
+        assert timeline.elapsed == 0
+    assert log == ["done"]
+    assert timeline.elapsed == 5
+
+
+async def test_a_reply_after_the_end_says_what_to_do() -> None:
+    """The error names what was replied, and the mend: to keep the reply open."""
+    kept: list[InteractionContext] = []
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        kept.append(ctx)
+
+    async with MiniAgents():
+        await agent.inquire()
+        with pytest.raises(StreamClosedError, match="(?s)late words.*(before|wait_for)"):
+            kept[0].reply("late words")
+
+
+async def test_wait_for_gives_the_result() -> None:
+    """The agent can await what it waits for, and gets its value."""
+
+    async def work() -> str:
+        await asyncio.sleep(1)
+        return "result"
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        waiting = ctx.wait_for(work())
+        ctx.reply("first")
+        ctx.reply(await waiting)
+
+    async with MiniAgents():
+        assert await texts(agent.inquire()) == ["first", "result"]
+    assert await texts(agent.inquire()) == ["first", "result"]
+
+
+async def test_wait_for_several_things() -> None:
+    """The reply stays open for the longest of them; they run side by side, and can ask to wait for more."""
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        async def work(seconds: float, more: bool = False) -> None:
+            await asyncio.sleep(seconds)
+            ctx.reply(f"after {seconds}")
+            if more:
+                ctx.wait_for(work(3))
+
+        ctx.wait_for(work(2, more=True))
+        ctx.wait_for(work(1))
+
+    async with MiniAgents():
+        timeline = Timeline()
+        assert await texts(agent.inquire()) == ["after 1", "after 2", "after 3"]
+        assert timeline.elapsed == 5
+
+
+async def test_an_error_of_what_is_waited_for() -> None:
+    """It ends the reply when it happens, not when the rest of what the agent waits for has ended."""
+
+    async def fail() -> None:
+        await asyncio.sleep(1)
+        raise ValueError("early")
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        ctx.wait_for(fail())
+        ctx.wait_for(asyncio.sleep(100))
+
+    async with MiniAgents():
+        timeline = Timeline()
+        assert isinstance(await error_of(agent.inquire()), ValueError)
+        assert timeline.elapsed == 1
+
+
+async def test_wait_for_the_reply_of_another_agent() -> None:
+    """Anything that can be awaited can be waited for."""
+
+    @miniagent
+    async def slow(ctx: InteractionContext) -> None:
+        await asyncio.sleep(1)
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        ctx.wait_for(slow.inquire())
+
+    async with MiniAgents():
+        timeline = Timeline()
+        assert await texts(agent.inquire()) == []
+        assert timeline.elapsed == 1
+
+
+async def test_wait_for_something_that_cannot_be_awaited() -> None:
+    """It is refused where it is given, with what to give."""
+    caught: list[TypeError] = []
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        with pytest.raises(TypeError, match="await") as info:
+            ctx.wait_for(5)  # type: ignore[arg-type]
+        caught.append(info.value)
+
+    async with MiniAgents():
+        assert await texts(agent.inquire()) == []
+    assert len(caught) == 1
+
+
+async def test_wait_for_after_the_end() -> None:
+    """When the agent has ended there is nothing left to keep open, which is an error rather than lost work."""
+    kept: list[InteractionContext] = []
+
+    @miniagent
+    async def agent(ctx: InteractionContext) -> None:
+        kept.append(ctx)
+
+    async def work() -> None: ...
+
+    async with MiniAgents():
+        await agent.inquire()
+        with pytest.raises(RuntimeError):
+            kept[0].wait_for(work())
+
+
+# --- calls in parts ---
+
+
+async def test_the_agent_works_while_messages_are_sent() -> None:
+    """Each message that is sent into an open call can be answered before the next one is sent."""
+    async with MiniAgents():
+        call = upper.initiate_inquiry()
+        reader = aiter(call.reply_sequence(finish=False))
+        for text in "abc":
+            call.send_message(text)
+            assert str(await anext(reader)) == text.upper()
+        call.finish()
+        call.finish()
+        with pytest.raises(StopAsyncIteration):
+            await anext(reader)
+        with pytest.raises(StreamClosedError):
+            call.send_message("d")
+        assert await texts(call.reply_sequence()) == ["A", "B", "C"]
+
+
+@miniagent
+async def upper(ctx: InteractionContext) -> None:
+    """Replies in upper case, message by message."""
+    async for message in ctx.message_promises:
+        ctx.reply(str(await message).upper())
+
+
+async def test_a_call_that_is_left_by_an_error() -> None:
+    """The agent gets the error at the end of its messages, and what was replied before stays."""
+    error = ValueError("hung up")
+    async with MiniAgents():
+        with pytest.raises(ValueError, match="hung up"), upper.initiate_inquiry() as call:
+            call.send_message("a")
+            raise error
+        messages, raised = await read_until_error(call.reply_sequence())
+        assert [str(message) for message in messages] == ["A"]
+        assert raised is error
+
+
+async def test_a_dropped_call_does_not_hang() -> None:
+    """An agent whose caller has dropped the call unfinished gets an error, so that its reply and the context end."""
+    async with MiniAgents():
+        replies = upper.initiate_inquiry().send_message("a").reply_sequence(finish=False)
+        messages, error = await read_until_error(replies)
+        assert [str(message) for message in messages] == ["A"]
+        assert isinstance(error, AppenderNotClosedError)
+
+
+# --- many agents ---
+
+
+@pytest.mark.parametrize("way", ["reference", "messages", "await"])
+async def test_long_rows_of_agents(way: str) -> None:
+    """Fifteen hundred agents in a row work, however each of them hands on what it is sent."""
+
+    @miniagent
+    async def relay(ctx: InteractionContext) -> None:
+        if way == "reference":
+            ctx.reply(ctx.message_promises)
+        elif way == "messages":
+            async for message in ctx.message_promises:
+                ctx.reply(message)
+        else:
+            ctx.reply(await ctx.message_promises)
+
+    async with MiniAgents():
+        replies: Any = ["a", Message.promise(lambda _: _generate("b", "c"))]
+        for _ in range(1_500):
+            replies = relay.inquire(replies)
+        assert await texts(replies) == ["a", "bc"]
+
+
+async def test_an_error_at_the_end_of_a_long_row() -> None:
+    """An error passes fifteen hundred forwarding agents as it is."""
+    error = ValueError("far away")
+
+    @miniagent
+    async def fails(ctx: InteractionContext) -> None:
+        ctx.reply("x")
+        raise error
+
+    async with MiniAgents():
+        replies = fails.inquire()
+        for _ in range(1_500):
+            replies = forward.inquire(replies)
+        messages, raised = await read_until_error(replies)
+    assert [str(message) for message in messages] == ["x"]
+    assert raised is error
+
+
+async def test_agents_in_parallel() -> None:
+    """Agents that are called before any is awaited take as long as the slowest; their order is that of the calls."""
+
+    @miniagent
+    async def slow(ctx: InteractionContext, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        ctx.reply(f"{seconds}")
+
+    @miniagent
+    async def aggregate(ctx: InteractionContext) -> None:
+        ctx.reply([slow.inquire(seconds=seconds) for seconds in (3, 1, 2)])
+
+    async with MiniAgents():
+        timeline = Timeline()
+        async for message in aggregate.inquire():
+            timeline.note(str(await message))
+        assert timeline.entries == [(3.0, "3"), (3.0, "1"), (3.0, "2")]
+        timeline = Timeline()
+        await texts(slow.inquire(slow.inquire(seconds=3), seconds=2))
+        assert timeline.elapsed == 2  # the second one does not wait for what it does not read
+
+
+# --- any nesting, any timing ---
+
+TimedTree = st.recursive(
+    st.tuples(
+        st.just("tokens"), st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.text("ab", min_size=1)), max_size=3)
+    ),
+    lambda inner: st.tuples(
+        st.sampled_from(["list", "forward", "late", "one by one", "generator", "coroutine", "call", "lazy"]),
+        st.lists(st.tuples(st.sampled_from([0, 0, 1, 3]), inner), max_size=3),
+    ),
+    max_leaves=10,
+)
+
+
+async def _timed(parts: list[tuple[float, Any]], build: Any) -> AsyncIterator[Any]:
+    for seconds, part in parts:
+        await asyncio.sleep(seconds)
+        yield build(part)
+
+
+@miniagent
+async def timed_agent(ctx: InteractionContext, parts: list[tuple[float, Any]], kind: str) -> None:
+    """Replies with parts, each at its time."""
+    if kind == "one by one":
+        async for promise in ctx.message_promises:
+            ctx.reply(promise)
+    async for part in _timed(parts, _build_timed):
+        ctx.reply(part)
+
+
+async def _send_timed(call: AgentCall, parts: list[tuple[float, Any]]) -> None:
+    with call:
+        async for part in _timed(parts, _build_timed):
+            call.send_message(part)
+
+
+async def _value(parts: list[tuple[float, Any]]) -> list[Any]:
+    return [part async for part in _timed(parts, _build_timed)]
+
+
+def _build_timed(tree: Any) -> Any:
+    kind, parts = tree
+    if kind == "tokens":
+        return Message.promise(lambda _: _timed(parts, str))
+    if kind in ("list", "forward", "one by one", "lazy"):
+        built = [_build_timed(part) for _, part in parts]
+        if kind == "list":
+            return built
+        if kind == "one by one":
+            return timed_agent.inquire(built, parts=[], kind=kind)
+        return forward.inquire(built, start_soon=kind == "forward")
+    if kind == "late":
+        return timed_agent.inquire(parts=parts, kind=kind)
+    if kind == "generator":
+        return _timed(parts, _build_timed)
+    if kind == "coroutine":
+        return _value(parts)
+    call = forward.initiate_inquiry()
+    context = MiniAgents.current()
+    assert context is not None
+    context.start_soon(_send_timed(call, parts))
+    return call.reply_sequence(finish=False)
+
+
+def _expected_of(tree: Any) -> list[str]:
+    kind, parts = tree
+    if kind == "tokens":
+        return ["".join(token for _, token in parts)]
+    return [text for _, part in parts for text in _expected_of(part)]
+
+
+@given(TimedTree)
+def test_any_nesting_at_any_time_is_one_flat_sequence(tree: Any) -> None:
+    """Whatever is nested in whatever, and whenever its parts come: all readers get the same messages in their order."""
+
+    async def check() -> None:
+        async with assert_no_leftovers(), MiniAgents():
+            replies = forward.inquire(_build_timed(tree))
+            awaited, streamed = await asyncio.gather(replies, texts(replies))
+            assert [str(message) for message in awaited] == streamed == _expected_of(tree)
+            assert await texts(replies) == streamed
+
+    run_with_virtual_clock(check())

@@ -20,7 +20,7 @@ async def at_rest(awaitable: Awaitable[Any]) -> Any:
     task = asyncio.ensure_future(outcome(awaitable))
     await quiescence()
     if not task.done():
-        while not task.done():  # who catches a cancellation may wait again
+        for _ in range(10):  # who catches a cancellation may wait again
             task.cancel()
             await asyncio.sleep(0)
         raise AssertionError("all is at rest, and it still waits: it would wait for ever")

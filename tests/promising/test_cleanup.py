@@ -156,6 +156,45 @@ async def test_work_that_a_clean_up_started_survives_further_cancellations() -> 
     assert log == ["saved"]
 
 
+@pytest.mark.parametrize("options", [{"max_ahead": 1}, {"start_soon": False}], ids=repr)
+@pytest.mark.parametrize("left_by_error", [True, False])
+async def test_a_clean_up_that_leaves_a_paused_producer_behind(options: dict[str, Any], left_by_error: bool) -> None:
+    """A stream that a clean-up has begun to read, and that nobody reads on, does not keep the context open."""
+    log: list[str] = []
+    streams: list[StreamedPromise[int, Any]] = []
+
+    async def counting(_: Any) -> AsyncIterator[int]:
+        try:
+            for number in range(10):
+                yield number
+        finally:
+            log.append("closed")
+
+    async def resolver(_: Any) -> None:
+        try:
+            await forever()
+        finally:
+            streams.append(StreamedPromise(counting, **options))
+            assert await anext(aiter(streams[0])) == 0
+
+    async def run() -> None:
+        async with PromisingContext():
+            promise = Promise(resolver)
+            await turns(3)
+            if left_by_error:
+                raise ValueError("left")
+            promise.cancel()
+
+    task = asyncio.create_task(outcome(run()))
+    await quiescence()
+    ended = task.done()
+    if not ended:  # let it end, so that it is this test alone that fails
+        await outcome(streams[0])
+    assert isinstance(await task, ValueError) is left_by_error
+    assert ended
+    assert log == ["closed"]
+
+
 async def test_clean_up_can_read_streams_and_write_to_new_ones() -> None:
     """Everything works in a clean-up: reading a stream, awaiting a promise, appending to a stream made there."""
     log: list[Any] = []

@@ -76,6 +76,7 @@ def _nested(log: list[str], start_soon: bool) -> Promise[Any]:
     return FlatSequence(flatten=lambda item: [item], prefill_pieces=[inner])
 
 
+@pytest.mark.asyncio(**VIRTUAL_ONLY)
 @pytest.mark.parametrize("start_soon", [True, False])
 @pytest.mark.parametrize("make", [_promise, _stream, _bounded, _with_resolver, _nested])
 @pytest.mark.parametrize("tool", TOOLS)

@@ -394,6 +394,27 @@ async def test_a_reader_in_the_scope_keeps_its_paused_producer_alive() -> None:
     assert sorted(got) == sorted([*range(10), *range(5)])
 
 
+async def test_a_producer_that_was_paused_and_goes_on_is_waited_for() -> None:
+    """A producer of which everything has been asked for is at work like any other, though it was paused before."""
+    log: list[str] = []
+
+    async def streamer(_: Any) -> AsyncIterator[int]:
+        for number in range(5):
+            yield number
+            await turns(5)
+        log.append("ended")
+
+    async with PromisingContext():
+        stream = StreamedPromise(streamer, max_ahead=1)
+        await quiescence()
+        leaving = asyncio.create_task(outcome(stream))
+        await turns(3)
+        leaving.cancel()
+        await leaving
+    assert log == ["ended"]
+    assert await stream == (0, 1, 2, 3, 4)
+
+
 async def test_paused_producers_can_clean_up_with_new_work() -> None:
     """A producer that ends because nobody reads it any more can still await others in its `finally`."""
     log: list[Any] = []
