@@ -1,8 +1,9 @@
 """Errors on their way from producers to consumers, and the account of those that never arrived."""
 
+import asyncio
 import logging
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from promising.errors import PromiseCancelledError, has_consumers, note_consumer
 from promising.run import Run, current_owner
@@ -81,10 +82,23 @@ class Failure:
 
     def consume(self) -> None:
         """Counts the error as consumed by whoever is at work here, who may look at it without having it raised."""
-        consumer = current_owner.get()
-        note_consumer(self.error, consumer._number if isinstance(consumer, Run) else -1)
+        note_consumer(self.error, _consumer_at_work())
         if self._unconsumed is not None:
             self._unconsumed.discard(self.error)
+
+
+def _consumer_at_work() -> int:
+    """The number of the run that an error is being raised in, in whatever task or inner context of it; -1 for none."""
+    owner: Any = current_owner.get()
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # what is settled can be read anywhere
+        task = None
+    run = getattr(task, "run", None)
+    if run is None and not isinstance(owner, Run):
+        run = getattr(getattr(owner, "host", None), "run", None)
+    run = run or owner
+    return run._number if isinstance(run, Run) else -1
 
 
 def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:

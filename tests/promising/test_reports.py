@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import promising
 from miniagents.testing import quiescence
 from promising import FlatSequence, Promise, PromisingContext, StreamAppender, StreamedPromise
 from tests.promising.at_rest import at_rest, forever, outcome
@@ -112,6 +113,37 @@ async def test_errors_along_a_chain_are_reported_once(caplog: pytest.LogCaptureF
             last = Promise(link)
         Promise(wraps)
     assert [str(one) for one in logged(caplog)] == ["wrapped"]
+
+
+@pytest.mark.parametrize("where", ["plain", "context", "detached", "task", "wait_for", "appender", "start_soon"])
+async def test_an_error_that_a_producer_got_and_fails_with(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A producer that fails with the error of another one has not dealt with it, wherever in it the wait was."""
+    error = ValueError("passed on")
+
+    async def passes_on(_: Any = None) -> None:
+        if where == "context":
+            async with PromisingContext():
+                await Promise(raising(error))
+        elif where == "detached":
+            with promising.detached():
+                await source
+        elif where == "task":
+            await asyncio.create_task(source.aresolve())
+        elif where == "wait_for":
+            await asyncio.wait_for(source, 100)
+        elif where == "appender":
+            with StreamAppender[int]():
+                await source
+        else:
+            await source
+
+    async with PromisingContext() as context:
+        source = Promise(raising(error), start_soon=False)
+        if where == "start_soon":
+            context.start_soon(passes_on())
+        else:
+            Promise(passes_on)
+    assert logged(caplog) == [error]
 
 
 async def test_contexts_report_their_own(caplog: pytest.LogCaptureFixture) -> None:
