@@ -17,7 +17,7 @@ chat: $(VENV)/.base ## Chat in this terminal
 	@$(BIN)/python -m miniagents chat
 
 test: lint ## Run the whole test suite: lint, types, contracts, tests
-	$(BIN)/python -m pytest -n 2 -q
+	$(BIN)/python -m pytest -n auto -q
 
 lint: $(VENV)/.dev ## Check style, types and the layers
 	$(BIN)/ruff check .
@@ -39,7 +39,10 @@ clean: ## Remove the environment and all caches
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then echo "miniagents needs Python 3.11 or newer; install it and try again" >&2; exit 1; fi
 	@if command -v uv >/dev/null 2>&1; then uv venv --quiet --python "$(PYTHON)" $(VENV); \
-	else "$(PYTHON)" -m venv $(VENV); fi
+	else "$(PYTHON)" -m venv $(VENV); fi || { \
+	rm -rf $(VENV); \
+	echo "no environment could be made with $(PYTHON); install its venv module (Debian: python3-venv) or uv, and try again" >&2; \
+	exit 1; }
 
 $(VENV)/.base: $(BIN)/python pyproject.toml
 	@echo "Setting up the environment in $(VENV) (once) ..."

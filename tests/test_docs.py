@@ -11,14 +11,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.support.llm_server import llm_server_in_thread
 
 ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n<!-- output -->\n\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+BLOCK = re.compile(
+    r"^(?P<continues><!-- test: continues -->\n\n?)?```python\n(?P<code>.*?)^```\n"
+    r"(?:\n<!-- output -->\n\n```text\n(?P<output>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 class Block(NamedTuple):
@@ -26,20 +31,26 @@ class Block(NamedTuple):
     output: str | None
     file: str
     line: int
+    before: "Block | None"
+
+
+def blocks_of(text: str, file: str) -> Iterator[Block]:
+    block = None
+    for match in BLOCK.finditer(text):
+        before = block if match["continues"] else None
+        block = Block(match["code"], match["output"], file, text[: match.start("code")].count("\n") + 1, before)
+        yield block
 
 
 def blocks() -> Iterator[Block]:
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]:
-        text = path.read_text()
-        for match in BLOCK.finditer(text):
-            yield Block(match[1], match[2], path.name, text[: match.start()].count("\n") + 2)
+    for path in DOCUMENTS:
+        yield from blocks_of(path.read_text(), path.relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize("block", list(blocks()), ids=lambda block: f"{block.file}:{block.line}")
-def test_block(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python block runs as it stands, against a local server where it calls a model, and prints what is shown."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
+def run(block: Block, namespace: dict[str, Any]) -> str:
+    """Runs a block, after those that it continues, and gives what it printed itself."""
+    if block.before:
+        run(block.before, namespace)
     code = compile(
         "\n" * (block.line - 1) + block.code,
         block.file,
@@ -48,16 +59,43 @@ def test_block(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         dont_inherit=True,
     )
     printed = io.StringIO()
-    with llm_server_in_thread() as server, contextlib.redirect_stdout(printed):
-        monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        namespace = {"__name__": "__main__"}
+    with contextlib.redirect_stdout(printed):
         if code.co_flags & inspect.CO_COROUTINE:
             asyncio.run(eval(code, namespace))
         else:
             exec(code, namespace)
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("block", list(blocks()), ids=lambda block: f"{block.file}:{block.line}")
+def test_block(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python block runs as it stands, against a local server where it calls a model, and prints what is shown."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with llm_server_in_thread() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai_url)
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        printed = run(block, {"__name__": "__main__"})
     if block.output is not None:
-        assert printed.getvalue() == block.output
+        assert printed == block.output
+
+
+def test_a_block_can_continue_the_one_before() -> None:
+    """A marked block knows the names of the block before, and only its own output counts."""
+    text = "```python\nx = 1\nprint(x)\n```\n\n<!-- test: continues -->\n```python\nprint(x + 1)\n```\n"
+    first, second = blocks_of(text, "text")
+    assert (first.line, second.line) == (2, 8)
+    assert run(second, {}) == "2\n"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_block_is_overlooked(path: Path) -> None:
+    """Whatever looks like a Python block, a shown output or a mark is recognised as one, and so is checked."""
+    text = path.read_text()
+    found = list(blocks_of(text, path.name))
+    assert len(found) == len(re.findall(r"^ *(?:```|~~~) *py", text, re.MULTILINE))
+    assert sum(block.output is not None for block in found) == text.count("\n<!-- output -->\n")
+    assert sum(block.before is not None for block in found) == text.count("\n<!-- test: continues -->\n")
 
 
 EXAMPLES = {

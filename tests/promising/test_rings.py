@@ -141,6 +141,25 @@ async def test_a_ring_in_a_crowd() -> None:
     assert now() == pytest.approx(10)
 
 
+async def test_strangers_do_not_hide_a_ring() -> None:
+    """A ring of direct waits is an error whoever else is at work: nobody else could end it."""
+    ring: list[Any] = []
+
+    async def member(number: int) -> Any:
+        Promise(lambda _: asyncio.sleep(30))  # a child that goes on meanwhile
+        return await ring[1 - number]
+
+    stranger = asyncio.create_task(asyncio.sleep(30))
+    async with PromisingContext():
+        ring += [Promise(lambda _, number=number: member(number)) for number in (0, 1)]
+        assert isinstance(await outcome(ring[0]), CircularWaitError)
+        assert now() <= 1
+        for one in ring:
+            one.cancel()
+    assert not stranger.done()
+    stranger.cancel()
+
+
 async def test_what_waits_for_a_ring_gets_its_error() -> None:
     """Producers and consumers that are no part of the ring, but wait for it, get the same error."""
     ring: list[Any] = []
