@@ -115,15 +115,22 @@ async def test_errors_along_a_chain_are_reported_once(caplog: pytest.LogCaptureF
     assert [str(one) for one in logged(caplog)] == ["wrapped"]
 
 
-@pytest.mark.parametrize("where", ["plain", "context", "detached", "task", "wait_for", "appender", "start_soon"])
+@pytest.mark.parametrize(
+    "where", ["plain", "context", "context in a task", "detached", "task", "wait_for", "appender", "start_soon"]
+)
 async def test_an_error_that_a_producer_got_and_fails_with(where: str, caplog: pytest.LogCaptureFixture) -> None:
     """A producer that fails with the error of another one has not dealt with it, wherever in it the wait was."""
     error = ValueError("passed on")
 
+    async def in_a_context() -> None:
+        async with PromisingContext():
+            await Promise(raising(error))
+
     async def passes_on(_: Any = None) -> None:
         if where == "context":
-            async with PromisingContext():
-                await Promise(raising(error))
+            await in_a_context()
+        elif where == "context in a task":
+            await asyncio.gather(in_a_context())
         elif where == "detached":
             with promising.detached():
                 await source

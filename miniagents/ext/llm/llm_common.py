@@ -1,6 +1,11 @@
-"""What the agents of all providers have in common: messages with roles, usage, and errors."""
+"""What the agents of all providers have in common: messages with roles, usage, and errors.
 
-from collections.abc import Mapping
+ModelError
+├── MissingKeyError             there is no key to ask with
+└── BrokenAnswerError           an answer began and did not come to a good end, or could not be understood
+    └── TruncatedAnswerError    its stream ended without a word on why
+"""
+
 from typing import Any, Literal, TypeAlias
 
 from miniagents.frozen import Frozen
@@ -8,6 +13,8 @@ from miniagents.message import Message
 
 __all__ = [
     "AssistantMessage",
+    "BrokenAnswerError",
+    "CharacterJoiner",
     "FinishReason",
     "MissingKeyError",
     "ModelError",
@@ -15,9 +22,10 @@ __all__ = [
     "TruncatedAnswerError",
     "Usage",
     "UserMessage",
+    "instruction_of",
     "role_of",
+    "valid_text",
     "wire_text",
-    "with_extra_body",
 ]
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -37,7 +45,12 @@ class SystemMessage(Message):
 
 
 class Usage(Frozen):
-    """What an answer has cost in tokens, as the provider counts them."""
+    """What an answer has cost in tokens, as the provider counts them.
+
+    Attributes:
+        input_tokens: The tokens of the request, those that came from a cache or went into one included.
+        output_tokens: The tokens of the answer, reasoning included.
+    """
 
     input_tokens: int
     output_tokens: int
@@ -47,7 +60,7 @@ class AssistantMessage(Message):
     """What a model has said.
 
     Attributes:
-        model: The model, as the provider names it in its answer.
+        model: The model, as the provider names it in its answer; as it was asked for where the answer has no name.
         finish_reason: Why the answer has ended.
         provider_finish_reason: The provider's own word for that.
         usage: The tokens, where the provider says them.
@@ -69,17 +82,16 @@ class ModelError(Exception):
 class MissingKeyError(ModelError):
     """There is no key to ask the provider with. Set the environment variable that the message names."""
 
-    def __init__(self, variable: str, provider: str) -> None:
-        super().__init__(
-            f"there is no key for {provider}: set the environment variable {variable}, or pass `api_key=` to the agent"
-        )
+
+class BrokenAnswerError(ModelError):
+    """The answer broke off or could not be understood. What had come stays readable in the stream.
+
+    Its `__cause__` is what the SDK or the transport below it has raised.
+    """
 
 
-class TruncatedAnswerError(ModelError):
-    """The answer stopped without a word on why: it is incomplete. What had come stays readable in the stream."""
-
-    def __init__(self, provider: str, model: str) -> None:
-        super().__init__(f"the answer of {provider}'s {model} broke off: its stream has ended without a finish mark")
+class TruncatedAnswerError(BrokenAnswerError):
+    """The stream of the answer ended without a word on why: it is incomplete. What had come stays readable."""
 
 
 def role_of(message: Message) -> str:
@@ -92,19 +104,44 @@ def role_of(message: Message) -> str:
         Its `role`, and "user" for a message without one.
     """
     role = getattr(message, "role", None)
-    return role if isinstance(role, str) else "user"
+    return role if isinstance(role, str) and role else "user"
 
 
 def wire_text(message: Message) -> str:
-    """The text of a message as it can be sent: halves of characters that tokens were cut into are joined again.
+    """The text of a message as it can be sent.
 
     Args:
         message: Any message.
 
     Returns:
-        Its text, valid Unicode, with U+FFFD where half of a character is missing.
+        What a model is to see of it, as valid Unicode.
     """
-    text = str(message)
+    return valid_text(str(message))
+
+
+def instruction_of(system: Any) -> Any:
+    """What an agent was given as `system`, as it can be sent.
+
+    Args:
+        system: Text, a message, or parts in the words of the provider.
+
+    Returns:
+        The text, or the parts as they are; None where there is no instruction.
+    """
+    if isinstance(system, Message):
+        return wire_text(system) or None
+    return (valid_text(system) if isinstance(system, str) else system) or None
+
+
+def valid_text(text: str) -> str:
+    """Makes valid Unicode of any string.
+
+    Args:
+        text: A string that may hold surrogates, that is halves of characters.
+
+    Returns:
+        The string, with matching halves joined, and U+FFFD where the other half of a character is missing.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -112,18 +149,41 @@ def wire_text(message: Message) -> str:
     return text
 
 
-def with_extra_body(parameters: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """Sorts parameters: what the SDK does not take goes to the body of the request as it is.
+class CharacterJoiner:
+    r"""Makes valid Unicode of tokens, some of which may begin or end in the middle of a character.
 
-    Args:
-        parameters: The keyword arguments of the call.
-        known: The names of the parameters that the SDK takes.
+    Servers cut their text anywhere, also between the two surrogates of a pair, and whoever prints such a token fails.
 
-    Returns:
-        The keyword arguments for the SDK.
+    Example:
+        ```python
+        joiner = CharacterJoiner()
+        assert joiner.feed("a\ud83d") == "a"
+        assert joiner.feed("\ude00") == "\U0001f600"
+        assert joiner.rest() == ""
+        ```
     """
-    taken = {name: value for name, value in parameters.items() if name in known}
-    extra = {name: value for name, value in parameters.items() if name not in known}
-    if extra:
-        taken["extra_body"] = {**(parameters.get("extra_body") or {}), **extra}
-    return taken
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, token: str) -> str:
+        """Takes a token.
+
+        Args:
+            token: What has come.
+
+        Returns:
+            What can be passed on by now; empty where it is but half of a character.
+        """
+        if token.isascii() and not self._held:
+            return token
+        text = self._held + token
+        self._held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return valid_text(text[:-1] if self._held else text)
+
+    def rest(self) -> str:
+        """What stands for a half that has come last, and whose other half never did."""
+        held, self._held = self._held, ""
+        return valid_text(held)

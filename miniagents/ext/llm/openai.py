@@ -1,45 +1,28 @@
 """`openai_agent`: the models of OpenAI, and of every server that speaks its protocol."""
 
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from miniagents.agents import miniagent
-from miniagents.ext.llm.llm_common import (
-    AssistantMessage,
-    FinishReason,
-    MissingKeyError,
-    ModelError,
-    TruncatedAnswerError,
-    Usage,
-    role_of,
-    wire_text,
-    with_extra_body,
-)
-from miniagents.ext.llm.sdk_clients import borrowed_client, parameters_of, sdk
+from miniagents.ext.llm.answer import Answer
+from miniagents.ext.llm.endpoint import Endpoint, Home
+from miniagents.ext.llm.llm_common import FinishReason, instruction_of, role_of, wire_text
+from miniagents.ext.llm.provider import Call, Provider
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
-from miniagents.messages import MessagePromise
 
 __all__ = ["DEFAULT_OPENAI_MODEL", "check_openai_key", "openai_agent"]
 
 DEFAULT_OPENAI_MODEL = "gpt-5.4-mini"
 
-_FINISH_REASONS: Mapping[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
+_HOME = Home("OpenAI", "https://api.openai.com/v1", "openai.com", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 
 @miniagent
 async def openai_agent(
     ctx: InteractionContext,
     model: str = DEFAULT_OPENAI_MODEL,
-    system: str | None = None,
+    system: Any = None,
     stream: bool = True,
     api_key: str | None = None,
     base_url: str | None = None,
@@ -48,46 +31,35 @@ async def openai_agent(
 ) -> None:
     """Asks a model of OpenAI, or of a server that speaks its protocol.
 
-    It replies with one `AssistantMessage`, which streams. Cancelling the message, or the call, closes the HTTP response.
+    It replies with one `AssistantMessage`, which streams. Cancelling it, or the call, closes the HTTP response.
 
     Args:
         ctx: What is sent: the conversation. The role of a message is its `role`, "user" where it has none.
         model: The name of the model.
-        system: An instruction that is put before the conversation.
+        system: An instruction that is put before the conversation: text, a message, or OpenAI's content parts.
         stream: Whether to have the answer token by token, or at once.
         api_key: The key; the environment variable OPENAI_API_KEY otherwise.
         base_url: The address of the server; OPENAI_BASE_URL, or else OpenAI's otherwise. A server of one's own needs
             no key.
         max_retries: How often the SDK tries again before the first token.
         **parameters: Whatever `chat.completions.create` takes; what it does not know goes into the request as it is.
+            Of several choices (`n=`) the first is the answer.
 
     Raises:
         MissingKeyError: There is no key.
-        TruncatedAnswerError: The answer has no end; its tokens stay readable.
-        openai.OpenAIError: What the SDK raises.
+        BrokenAnswerError: The answer broke off or could not be understood; its tokens stay readable. It is a
+            `TruncatedAnswerError` where the stream has ended without a finish mark.
+        openai.OpenAIError: What the SDK raises, also for an error that the server sends in mid-stream.
+
+    Example:
+        ```python
+        async with MiniAgents():
+            async for token in openai_agent.inquire("Hi", system="Be brief.", temperature=0.5).as_single_promise():
+                print(token, end="", flush=True)
+        ```
     """
-
-    async def streamer(promise: MessagePromise) -> AsyncIterator[str]:
-        options = {"api_key": _key(api_key, base_url), "base_url": base_url, "max_retries": max_retries}
-        messages = _messages(await ctx.message_promises, system)
-        openai = await sdk("openai")
-        async with borrowed_client(openai.AsyncOpenAI, **options) as client:
-            create = client.chat.completions.create
-            known = with_extra_body(parameters, parameters_of(create))
-            try:
-                if stream:
-                    answer = _streamed(create, model, messages, known, promise)
-                else:
-                    answer = _at_once(create, model, messages, known, promise)
-                async with aclosing(answer):
-                    async for token in answer:
-                        yield token
-            except (openai.OpenAIError, ModelError):
-                raise
-            except Exception as error:  # transports and parsers have errors of their own, which do not say where
-                raise ModelError(f"the answer of OpenAI's {model} broke off: {type(error).__name__}") from error
-
-    ctx.reply(AssistantMessage.promise(streamer))
+    call = Call(model, system, stream, api_key, base_url, max_retries, parameters)
+    ctx.reply(_OpenAI().reply_to(ctx.message_promises, call))
 
 
 def check_openai_key() -> None:
@@ -96,74 +68,77 @@ def check_openai_key() -> None:
     Raises:
         MissingKeyError: It would not.
     """
-    _key(None, None)
+    Endpoint.find(_HOME)
 
 
-def _key(api_key: str | None, base_url: str | None) -> str:
-    key = api_key or os.environ.get("OPENAI_API_KEY")
-    if key:
-        return key
-    if base_url or os.environ.get("OPENAI_BASE_URL"):
-        return "none"  # the SDK insists on a key, a local server does not
-    raise MissingKeyError("OPENAI_API_KEY", "OpenAI")
+class _OpenAI(Provider):
+    """Chat completions."""
 
+    home = _HOME
+    package = "openai"
+    client_class = "AsyncOpenAI"
+    finish_reasons: ClassVar[Mapping[str, FinishReason]] = {
+        "stop": "stop",
+        "length": "length",
+        "max_tokens": "length",  # so say some of those that speak OpenAI's protocol
+        "model_length": "length",
+        "tool_calls": "tool_calls",
+        "function_call": "tool_calls",
+        "content_filter": "content_filter",
+    }
 
-def _messages(messages: Sequence[Message], system: str | None) -> list[dict[str, Any]]:
-    instruction = [] if system is None else [{"role": "system", "content": system}]
-    return instruction + [{"role": role_of(message), "content": wire_text(message)} for message in messages]
+    def create_of(self, client: Any) -> Callable[..., Awaitable[Any]]:
+        """See `Provider`."""
+        create: Callable[..., Awaitable[Any]] = client.chat.completions.create
+        return create
 
+    def request(self, messages: Sequence[Message], call: Call) -> dict[str, Any]:
+        """See `Provider`."""
+        system = instruction_of(call.system)
+        turns = [] if system is None else [{"role": "system", "content": system}]
+        turns += [{"role": role_of(message), "content": wire_text(message)} for message in messages]
+        request: dict[str, Any] = {"messages": turns}
+        options = call.parameters.get("stream_options", {})
+        if call.stream and options is not None:
+            request["stream_options"] = {"include_usage": True, **options}
+        return request
 
-async def _streamed(
-    create: Any, model: str, messages: list[dict[str, Any]], parameters: dict[str, Any], promise: MessagePromise
-) -> AsyncGenerator[str, None]:
-    parameters.setdefault("stream_options", {"include_usage": True})
-    response = await create(model=model, messages=messages, stream=True, **parameters)
-    reasoning: list[str] = []
-    finish_reason: str | None = None
-    try:
-        async for chunk in response:
-            if chunk.model:
-                promise.add_metadata(model=chunk.model)
-            if chunk.usage:
-                promise.add_metadata(usage=_usage(chunk.usage))
-            for choice in (chunk.choices or ())[:1]:
-                finish_reason = choice.finish_reason or finish_reason
-                thought = getattr(choice.delta, "reasoning_content", None) if choice.delta else None
-                if thought:
-                    reasoning.append(thought)
-                    promise.add_metadata(reasoning="".join(reasoning))
-                if choice.delta and choice.delta.content:
-                    yield choice.delta.content
-    finally:
-        await response.close()
-    if finish_reason is None:
-        raise TruncatedAnswerError("OpenAI", model)
-    promise.add_metadata(**_finish(finish_reason))
+    def simpler_request(self, request: dict[str, Any], call: Call, error: Exception) -> dict[str, Any] | None:
+        """Leaves out `stream_options`: there are servers that refuse what they do not know."""
+        refused = getattr(error, "status_code", None) in (400, 422) and "stream_options" in str(error)
+        if not refused or not call.stream or "stream_options" in call.parameters:
+            return None
+        return {name: value for name, value in request.items() if name != "stream_options"}
 
+    def read_event(self, event: Any, answer: Answer) -> str:
+        """See `Provider`."""
+        self._note(event, answer)
+        for choice in event.choices or ():
+            if not choice.index:  # None where the server leaves it out; others were asked for by `n=`
+                answer.finish_reason = choice.finish_reason or answer.finish_reason
+                return self._read(choice.delta, answer)
+        return ""
 
-async def _at_once(
-    create: Any, model: str, messages: list[dict[str, Any]], parameters: dict[str, Any], promise: MessagePromise
-) -> AsyncGenerator[str, None]:
-    completion = await create(model=model, messages=messages, **parameters)
-    if not completion.choices:
-        raise TruncatedAnswerError("OpenAI", model)
-    choice = completion.choices[0]
-    promise.add_metadata(model=completion.model or model)
-    if completion.usage:
-        promise.add_metadata(usage=_usage(completion.usage))
-    thought = getattr(choice.message, "reasoning_content", None)
-    if thought:
-        promise.add_metadata(reasoning=thought)
-    if choice.message.content:
-        yield choice.message.content
-    if choice.finish_reason is None:
-        raise TruncatedAnswerError("OpenAI", model)
-    promise.add_metadata(**_finish(choice.finish_reason))
+    def read_whole(self, whole: Any, answer: Answer) -> str:
+        """See `Provider`."""
+        self._note(whole, answer)
+        if not whole.choices:
+            raise ValueError(f"it has no choices, but an error: {getattr(whole, 'error', None)!r:.200}")
+        choice = whole.choices[0]
+        answer.finish_reason = choice.finish_reason or None
+        return self._read(choice.message, answer)
 
+    def _note(self, event: Any, answer: Answer) -> None:
+        answer.model = event.model or answer.model
+        if event.usage:
+            answer.count(event.usage.prompt_tokens, event.usage.completion_tokens)
 
-def _usage(usage: Any) -> Usage:
-    return Usage(input_tokens=usage.prompt_tokens or 0, output_tokens=usage.completion_tokens or 0)
-
-
-def _finish(reason: str) -> dict[str, Any]:
-    return {"finish_reason": _FINISH_REASONS.get(reason, "stop"), "provider_finish_reason": reason}
+    def _read(self, part: Any, answer: Answer) -> str:
+        """The text of a delta or of a message, which have the same fields."""
+        if part is None:
+            return ""
+        # OpenAI shows no reasoning here; those that do have two names for it.
+        thought = getattr(part, "reasoning_content", None) or getattr(part, "reasoning", None)
+        if isinstance(thought, str):
+            answer.reasoning.append(thought)
+        return part.content or part.refusal or ""

@@ -1,7 +1,7 @@
 """The clients of the providers' SDKs: one for each event loop, key and address, closed with the context.
 
-A client owns pooled connections, and these belong to an event loop. Importing an SDK takes seconds, so that it is done in
-a thread, when the first call is made.
+A client owns pooled connections, and these belong to an event loop. Importing an SDK takes up to two seconds: that is
+done with the first call, and in a thread, so that the other agents go on meanwhile.
 """
 
 import asyncio
@@ -16,6 +16,8 @@ from promising.context import PromisingContext
 
 __all__ = ["borrowed_client", "parameters_of", "sdk"]
 
+_imported: dict[str, Any] = {}  # `sys.modules` has a package before it is complete
+_parameters: dict[str, frozenset[str]] = {}
 _shared: "WeakKeyDictionary[PromisingContext, dict[Any, Any]]" = WeakKeyDictionary()
 
 
@@ -28,7 +30,10 @@ async def sdk(name: str) -> Any:
     Returns:
         The package.
     """
-    return await asyncio.to_thread(import_module, name)
+    package = _imported.get(name)
+    if package is None:
+        package = _imported[name] = await asyncio.to_thread(import_module, name)
+    return package
 
 
 @asynccontextmanager
@@ -37,12 +42,13 @@ async def borrowed_client(make: Callable[..., Any], **options: Any) -> AsyncIter
 
     Args:
         make: The class of the client.
-        **options: What to make it with. Calls with equal options share a client.
+        **options: What to make it with; hashable. Calls with equal options share a client.
 
     Yields:
-        The client. It is closed when the outermost open context ends, or at the end of this block where there is none.
+        The client. It is closed when the outermost open context of this event loop ends, or at the end of this block
+        where there is none.
     """
-    context = PromisingContext.outermost()
+    context = _outermost_context()
     if context is None:
         client = make(**options)
         try:
@@ -56,7 +62,7 @@ async def borrowed_client(make: Callable[..., Any], **options: Any) -> AsyncIter
         client = clients[key] = make(**options)
 
         async def close() -> None:
-            clients.pop(key, None)
+            del clients[key]  # before it is closed, so that a call that another clean-up makes gets a new one
             await client.close()
 
         context.call_on_exit(close)
@@ -70,6 +76,18 @@ def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
         function: The function.
 
     Returns:
-        The names.
+        The names. They are looked up once: it takes milliseconds.
     """
-    return frozenset(inspect.signature(function).parameters)
+    name = f"{function.__module__}.{function.__qualname__}"
+    found = _parameters.get(name)
+    if found is None:
+        found = _parameters[name] = frozenset(inspect.signature(function).parameters)
+    return found
+
+
+def _outermost_context() -> PromisingContext | None:
+    context = PromisingContext.outermost()
+    if context is not None and context.loop is not asyncio.get_running_loop():
+        # A thread with an event loop of its own has inherited the context variables of the place that started it.
+        context = PromisingContext.current()
+    return context

@@ -1,0 +1,132 @@
+"""Where a model is asked and with what key, and errors that say the one and not the other."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from miniagents.ext.llm.llm_common import MissingKeyError, ModelError
+
+__all__ = ["Endpoint", "Home"]
+
+_NO_KEY = "none"  # what is sent as the key where none is needed, since the SDKs insist on one
+_SHORTEST_KEY = 6  # anything shorter is none of a provider's, and may be part of any word
+_MASK = "[key]"
+
+
+class Home(NamedTuple):
+    """Where a provider is at home, and which environment variables lead elsewhere.
+
+    Attributes:
+        provider: The name of the provider, for people.
+        url: Its own address.
+        domain: What the addresses end with for which it wants a key.
+        key_variable: The environment variable of the key.
+        url_variable: The environment variable of the address.
+    """
+
+    provider: str
+    url: str
+    domain: str
+    key_variable: str
+    url_variable: str
+
+
+class Endpoint(NamedTuple):
+    """Where one call goes.
+
+    Attributes:
+        home: The provider that it speaks the protocol of.
+        url: The address.
+        key: The key.
+    """
+
+    home: Home
+    url: str
+    key: str
+
+    @classmethod
+    def find(cls, home: Home, api_key: str | None = None, base_url: str | None = None) -> Self:
+        """Finds out where to ask.
+
+        Args:
+            home: The provider.
+            api_key: The key; that of the environment otherwise.
+            base_url: The address; that of the environment or else the provider's own otherwise.
+
+        Returns:
+            The endpoint. A server of one's own needs no key.
+
+        Raises:
+            MissingKeyError: There is no key, and the provider wants one.
+            ModelError: The key cannot be one.
+        """
+        url = (base_url or os.environ.get(home.url_variable) or "").strip() or home.url
+        key = (api_key or os.environ.get(home.key_variable) or "").strip()
+        if not key:
+            host = urlsplit(url).hostname or ""
+            if host == home.domain or host.endswith(f".{home.domain}"):
+                raise MissingKeyError(
+                    f"there is no key for {home.provider}: set the environment variable {home.key_variable}, or pass "
+                    "`api_key=` to the agent"
+                )
+            key = _NO_KEY
+        if not key.isascii() or not key.isprintable():  # the SDK would fail with an error that holds the key
+            source = "`api_key=`" if api_key else home.key_variable
+            raise ModelError(f"{source} holds characters that no key of {home.provider} has; copy it once more")
+        return cls(home, url, key)
+
+    @property
+    def place(self) -> str:
+        """The address, for people: without what may be secret in it."""
+        try:
+            parts = urlsplit(self.url)
+            port = f":{parts.port}" if parts.port else ""
+        except ValueError:
+            return "an address that is none"
+        return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.place}>"  # tools that show local variables would else show the key
+
+    def masked(self, text: str) -> str:
+        """Hides the key, and a password in the address, wherever they stand in a text."""
+        for secret in (self.key, urlsplit(self.url).password or ""):
+            if len(secret) >= _SHORTEST_KEY:
+                text = text.replace(secret, _MASK)
+        return text
+
+    def clean(self, error: BaseException) -> None:
+        """Hides the secrets in an error and in all that it was caused by: servers and transports may repeat them.
+
+        Args:
+            error: The error, which is changed.
+        """
+        for part in _chain(error):
+            cleaned = tuple(self._cleaned(argument) for argument in part.args)
+            if cleaned != part.args:
+                part.args = cleaned
+            for name in ("message", "body", "api_message"):
+                if name in vars(part):
+                    setattr(part, name, self._cleaned(vars(part)[name]))
+
+    def _cleaned(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.masked(value)
+        if isinstance(value, dict):
+            return {name: self._cleaned(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._cleaned(item) for item in value]
+        return value
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    pending = [error]
+    seen: set[int] = set()
+    while pending:
+        part = pending.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            others = (part.__cause__, part.__context__, *part.args)  # transports wrap each other's errors
+            pending.extend(other for other in others if isinstance(other, BaseException))
