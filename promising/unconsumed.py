@@ -89,16 +89,14 @@ class Failure:
 
 def _consumer_at_work() -> int:
     """The number of the run that an error is being raised in, in whatever task or inner context of it; -1 for none."""
-    owner: Any = current_owner.get()
     try:
-        task = asyncio.current_task()
+        run = getattr(asyncio.current_task(), "run", None)
     except RuntimeError:  # what is settled can be read anywhere
-        task = None
-    run = getattr(task, "run", None)
-    if run is None and not isinstance(owner, Run):
-        run = getattr(getattr(owner, "host", None), "run", None)
-    run = run or owner
-    return run._number if isinstance(run, Run) else -1
+        run = None
+    owner: Any = run if run is not None else current_owner.get()
+    while owner is not None and not isinstance(owner, Run):
+        owner = owner._outer  # a context, which somebody has opened inside of something else
+    return -1 if owner is None else owner._number
 
 
 def _without_our_frames(traceback: TracebackType | None) -> TracebackType | None:
