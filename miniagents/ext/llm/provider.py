@@ -166,7 +166,7 @@ class Provider(ABC):
                         if text:
                             yield text
                 finally:
-                    pass
+                    await response.close()
                 text = joiner.rest()
                 if text:
                     yield text
