@@ -1,6 +1,7 @@
 """Rings of waits of every shape are found, and nothing else is taken for one."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -179,7 +180,8 @@ async def test_what_waits_for_a_ring_gets_its_error() -> None:
         assert "tail" not in str(errors[0])
 
 
-@pytest.mark.parametrize("way", ["gather", "wait_for", "task", "lock"])
+# From 3.12 on `wait_for` waits in the task itself, so that such a ring is seen, too.
+@pytest.mark.parametrize("way", ["gather", "task", "lock", *(["wait_for"] if sys.version_info < (3, 12) else [])])
 async def test_waits_that_are_not_seen(way: str, caplog: pytest.LogCaptureFixture) -> None:
     """A ring through gather, wait_for, tasks or locks is nobody's business: no error, no warning."""
     ring: list[Any] = []
