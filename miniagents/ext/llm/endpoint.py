@@ -59,12 +59,15 @@ class Endpoint(NamedTuple):
 
         Raises:
             MissingKeyError: There is no key, and the provider wants one.
-            ModelError: The key cannot be one.
+            ModelError: The key, or the address, cannot be one.
         """
         url = (base_url or os.environ.get(home.url_variable) or "").strip() or home.url
         key = (api_key or os.environ.get(home.key_variable) or "").strip()
+        host = _host_of(url)
+        if host is None:
+            source = "`base_url=`" if base_url else home.url_variable
+            raise ModelError(f"{source} is no address of a server; one looks like this: http://127.0.0.1:8000/v1")
         if not key:
-            host = urlsplit(url).hostname or ""
             if host == home.domain or host.endswith(f".{home.domain}"):
                 raise MissingKeyError(
                     f"there is no key for {home.provider}: set the environment variable {home.key_variable}, or pass "
@@ -79,12 +82,9 @@ class Endpoint(NamedTuple):
     @property
     def place(self) -> str:
         """The address, for people: without what may be secret in it."""
-        try:
-            parts = urlsplit(self.url)
-            port = f":{parts.port}" if parts.port else ""
-        except ValueError:
-            return "an address that is none"
-        return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+        parts = urlsplit(self.url)
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.place}>"  # tools that show local variables would else show the key
@@ -120,6 +120,15 @@ class Endpoint(NamedTuple):
         return value
 
 
+def _host_of(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  (raises if it is none)
+    except ValueError:
+        return None
+    return parts.hostname if parts.scheme in ("http", "https") else None
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     pending = [error]
     seen: set[int] = set()
@@ -128,5 +137,4 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if id(part) not in seen:
             seen.add(id(part))
             yield part
-            others = (part.__cause__, part.__context__, *part.args)  # transports wrap each other's errors
-            pending.extend(other for other in others if isinstance(other, BaseException))
+            pending.extend(other for other in (part.__cause__, part.__context__) if other is not None)

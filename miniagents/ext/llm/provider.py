@@ -142,6 +142,7 @@ class Provider(ABC):
             finally:
                 promise.add_metadata(**answer.metadata(self.finish_reasons))
 
+        streamer.__qualname__ = f"{self.home.provider}'s {call.model}"  # what logs and `promising.tree()` call it
         return AssistantMessage.promise(streamer, model=call.model)
 
     async def _ask(

@@ -51,6 +51,19 @@ async def test_before_the_first_byte(provider: Provider, stream: bool) -> None:
             await (await first_of(replies))
 
 
+async def test_while_nobody_reads_on(provider: Provider) -> None:
+    """An answer that comes only as far as it is read is closed when it is cancelled in between."""
+    gate = Gate()
+    provider.server.script(Reply(("first", "second", gate)))
+    async with MiniAgents(start_everything_soon_by_default=False):
+        message = await first_of(provider.agent.inquire("Hi"))
+        assert await anext(aiter(message)) == "first"
+        await gate.reached.wait()
+        assert message.pieces_so_far == ("first",)
+        assert message.cancel()
+        await provider.server.client_disconnected(0)
+
+
 async def test_before_the_first_step(provider: Provider) -> None:
     """A call that is cancelled at once sends nothing."""
     async with MiniAgents():

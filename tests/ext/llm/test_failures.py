@@ -25,8 +25,13 @@ from tests.support.llm_server import Gate, LLMServer, Malformed, Reply, StreamEr
 
 
 def shown(error: BaseException) -> str:
-    """All that a person or a log may get to see of an error."""
-    return "".join(traceback.format_exception(error)) + repr(error) + str(vars(error).get("body"))
+    """All that a person, a log or a reporter of errors may get to see of an error and of those below it."""
+    parts = traceback.format_exception(error)
+    below: BaseException | None = error
+    while below is not None:
+        parts += [repr(below), *(str(vars(below).get(name)) for name in ("api_message", "body", "message"))]
+        below = below.__cause__ or below.__context__
+    return "".join(parts)
 
 
 @pytest.mark.parametrize("stream", BOTH_WAYS)
@@ -121,6 +126,14 @@ async def test_malformed_events(provider: Provider, data: str) -> None:
     assert error.__cause__ is not None
 
 
+async def test_what_cannot_be_understood_is_not_listened_to_further(provider: Provider) -> None:
+    """The response is closed, though the error that holds its frames is still around."""
+    gate = Gate()
+    _, error = await provider.fail(Reply(("a", Malformed("5"), gate)))
+    assert isinstance(error, BrokenAnswerError)
+    await provider.server.client_disconnected(0)
+
+
 async def test_bytes_that_are_no_text(provider: Provider) -> None:
     """A stream that is not UTF-8 is a broken answer."""
     tokens, error = await provider.fail(Reply(("a", b'event: message_delta\ndata: {"a": "\xff"}\n\n')))
@@ -153,11 +166,18 @@ async def test_refused_connection(provider: Provider) -> None:
     assert "hush" not in shown(error)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "http://nowhere.invalid:1", "http://[", "http://127.0.0.1:99999"])
-async def test_an_address_that_is_none(provider: Provider, url: str) -> None:
-    """A mistyped address is an error where the answer is read, whatever is wrong with it."""
+@pytest.mark.parametrize(
+    "url", ["nonsense", "127.0.0.1:8000", "http://", "http://[", "http://127.0.0.1:99999", "ftp://x"]
+)
+async def test_an_address_that_is_none(provider: Provider, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped address is an error where the answer is read, and says where it came from."""
     _, error = await provider.fail(base_url=url)
-    assert KEY not in shown(error)
+    assert type(error) is ModelError
+    assert "`base_url=` is no address" in str(error)
+    name = f"{provider.sdk.__name__.upper()}_BASE_URL"
+    monkeypatch.setenv(name, url)
+    _, error = await provider.fail(base_url=None)
+    assert f"{name} is no address" in str(error)
 
 
 async def test_mistakes_in_the_call_arrive_as_they_are(provider: Provider) -> None:
@@ -276,6 +296,22 @@ async def test_a_key_that_the_server_repeats_is_hidden(
     assert KEY not in caplog.text
 
 
+async def test_a_key_in_what_only_we_report_is_hidden(openai_provider: Provider) -> None:
+    """An error of ours, and the raw one below it, show no key either."""
+    body = f'{{"error": {{"message": "bad key {KEY}"}}}}'.encode()
+    _, error = await openai_provider.fail(Reply(body=body), stream=False)
+    assert "bad key [key]" in str(error)
+    assert KEY not in shown(error)
+
+
+async def test_a_password_in_the_address_is_hidden(provider: Provider) -> None:
+    """Errors of the transport name the whole address; what they show is without its password."""
+    url = (provider.server.openai_url if provider.is_openai else provider.server.url).replace("//", "//me:hush-hush@")
+    _, error = await provider.fail(Reply(status=404), base_url=url)
+    assert isinstance(error, provider.sdk.NotFoundError)
+    assert "hush" not in shown(error)
+
+
 async def test_an_error_that_nobody_reads_is_logged_without_the_key(
     provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -283,6 +319,7 @@ async def test_an_error_that_nobody_reads_is_logged_without_the_key(
     provider.server.script(Reply(status=401, error=("invalid_request_error", f"Incorrect API key: {KEY}.")))
     async with MiniAgents():
         provider.agent.inquire("Hi")
+    assert "'s some-model failed and nobody awaited" in caplog.text
     assert "AuthenticationError" in caplog.text
     assert KEY not in caplog.text
 
