@@ -2,7 +2,8 @@
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import copy_context
+from contextlib import AbstractContextManager
+from contextvars import Context, copy_context
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -28,7 +29,7 @@ class MiniAgent:
         description: What it does, for people and for models that may call it.
     """
 
-    __slots__ = ("__weakref__", "_arguments", "_errors_as_messages", "_function", "alias", "description")
+    __slots__ = ("__weakref__", "_arguments", "_budgets", "_errors_as_messages", "_function", "alias", "description")
 
     alias: str
     description: str | None
@@ -41,8 +42,10 @@ class MiniAgent:
         description: str | None = None,
         arguments: dict[str, Any] | None = None,
         errors_as_messages: bool | Sentinel = DEFAULT,
+        budgets: "tuple[AbstractContextManager[Any], ...]" = (),
     ) -> None:
         self._function = function
+        self._budgets = budgets
         self._arguments = arguments or {}
         self._errors_as_messages = errors_as_messages
         self.alias = alias
@@ -54,6 +57,7 @@ class MiniAgent:
         *,
         start_soon: StartSoon = DEFAULT,
         errors_as_messages: bool | Sentinel = DEFAULT,
+        budget: AbstractContextManager[Any] | None = None,
         **arguments: Any,
     ) -> MessageSequencePromise:
         """Calls the agent. Returns at once; the agent starts at the next switch of tasks.
@@ -64,6 +68,8 @@ class MiniAgent:
             start_soon: False to start with the first read of the reply.
             errors_as_messages: Whether an error arrives as an `ErrorMessage` in the reply; the default is what the fork
                 or else the context says.
+            budget: A limit for what this call and all that it calls may spend, beside the limits that hold already;
+                see `miniagents.ext.llm.budget`.
             **arguments: Arguments of the agent's function, for this call.
 
         Returns:
@@ -82,7 +88,9 @@ class MiniAgent:
             errors_as_messages = getattr(scope, "errors_as_messages", False)
         if errors_as_messages:
             return replies_with_error_messages(
-                lambda: self.inquire(messages, errors_as_messages=False, **arguments), self.alias, start_soon
+                lambda: self.inquire(messages, errors_as_messages=False, budget=budget, **arguments),
+                self.alias,
+                start_soon,
             )
         if messages is None:
             received = _NOTHING
@@ -99,10 +107,11 @@ class MiniAgent:
         interaction = InteractionContext(self, received, arguments)
         replies: Replies = Replies.on(interaction._replies)  # type: ignore[assignment]
         replies._interaction = interaction
+        context = self._limited_context(budget) if budget is not None or self._budgets else None
         if scope is not None and (scope.start_everything_soon_by_default if start_soon is DEFAULT else start_soon):
-            replies._start(owner, None)
+            replies._start(owner, context)
         else:
-            replies._context = copy_context()
+            replies._context = context or copy_context()
         return replies
 
     def initiate_inquiry(self, **arguments: Any) -> "AgentCall":
@@ -122,6 +131,7 @@ class MiniAgent:
         alias: str | None = None,
         description: str | None = None,
         errors_as_messages: bool | Sentinel = DEFAULT,
+        budget: AbstractContextManager[Any] | None = None,
         **arguments: Any,
     ) -> "MiniAgent":
         """Makes an agent that has some arguments set already. This one is not changed.
@@ -130,6 +140,7 @@ class MiniAgent:
             alias: What the fork is called.
             description: What the fork does.
             errors_as_messages: See `inquire`.
+            budget: A limit for what all calls of the fork together may spend; see `inquire`.
             **arguments: Arguments of the agent's function, for all calls of the fork; a call can replace them.
 
         Returns:
@@ -141,7 +152,15 @@ class MiniAgent:
             description=self.description if description is None else description,
             arguments={**self._arguments, **arguments},
             errors_as_messages=self._errors_as_messages if errors_as_messages is DEFAULT else errors_as_messages,
+            budgets=self._budgets if budget is None else (*self._budgets, budget),
         )
+
+    def _limited_context(self, budget: AbstractContextManager[Any] | None) -> Context:
+        """The context variables of a call with budgets: they are entered there and, as it ends with the call, not left."""
+        context = copy_context()
+        for limit in self._budgets if budget is None else (*self._budgets, budget):
+            context.run(limit.__enter__)
+        return context
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         """Refuses: agents are not called like functions."""

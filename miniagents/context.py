@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
 from miniagents import persist
 from miniagents.message import Message
 from miniagents.persist import Persistence, PersistHandler
+from miniagents.usage import NO_USAGE, Usage
 from promising.context import PromiseResolvedHandler, PromisingContext
 
 __all__ = ["MiniAgents", "run"]
@@ -28,6 +30,7 @@ class MiniAgents(PromisingContext):
             raised where the reply is consumed. A fork or a call can say otherwise.
         on_persist_message: A handler, or several: `async def handler(message)` gets each message object of this context
             once, as soon as it is resolved, nested messages first.
+        budget: A limit for what is spent in this context, see `miniagents.ext.llm.budget`.
 
     Example:
         ```python
@@ -49,6 +52,7 @@ class MiniAgents(PromisingContext):
         on_promise_resolved: PromiseResolvedHandler | Iterable[PromiseResolvedHandler] = (),
         errors_as_messages: bool = False,
         on_persist_message: PersistHandler | Iterable[PersistHandler] = (),
+        budget: AbstractContextManager[Any] | None = None,
     ) -> None:
         super().__init__(
             start_everything_soon_by_default=start_everything_soon_by_default,
@@ -59,6 +63,13 @@ class MiniAgents(PromisingContext):
         handlers = (on_persist_message,) if callable(on_persist_message) else on_persist_message
         self.persistence = Persistence(handlers)
         self._counted = False
+        self._budget = budget
+        self._spent = NO_USAGE
+
+    @property
+    def usage(self) -> Usage:
+        """What has been spent on models in this context so far."""
+        return self._spent
 
     def on_persist_message(self, handler: HandlerT) -> HandlerT:
         """Registers a handler that gets each message of this context once; see the class.
@@ -109,6 +120,8 @@ class MiniAgents(PromisingContext):
     async def __aenter__(self: ContextT) -> ContextT:
         await super().__aenter__()
         self._count_handlers()
+        if self._budget is not None:
+            self._budget.__enter__()
         return self
 
     async def __aexit__(
@@ -117,6 +130,8 @@ class MiniAgents(PromisingContext):
         try:
             await super().__aexit__(kind, error, traceback)
         finally:
+            if self._budget is not None:
+                self._budget.__exit__(kind, error, traceback)
             if self._counted:
                 self._counted = False
                 persist.contexts_with_handlers -= 1

@@ -45,7 +45,7 @@ class InteractionContext(Run):
     def __init__(
         self, this_agent: "MiniAgent", message_promises: MessageSequencePromise, arguments: Mapping[str, Any]
     ) -> None:
-        self._task = self._parent = self._children = self._appenders = self._promise = None
+        self._task = self._parent = self._children = self._appenders = self._end_waiters = self._promise = None
         self._cancelled = self._over = False
         self.this_agent = this_agent
         self.message_promises = message_promises

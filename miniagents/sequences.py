@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from miniagents import persist
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
+from miniagents.usage import NO_USAGE, Usage
 from promising.appender import StreamAppender
 from promising.errors import CircularWaitError
 from promising.promise import CoroutinePromise, Promise, StartSoon
@@ -60,7 +61,9 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
         ```
     """
 
-    __slots__ = ()
+    __slots__ = ("_spent",)
+
+    _spent: Usage  # what the call has spent that this is the reply of; there when it has spent something
 
     def __init__(
         self,
@@ -121,6 +124,24 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
             BaseException: The first error that stands among them.
         """
         return await self
+
+    async def usage(self) -> Usage:
+        """Waits until the call that this is the reply of has ended, and all that it called, and says what they spent.
+
+        Errors of the calls are not raised here; what was spent until then counts.
+
+        Returns:
+            The sum over all requests to models. Of a sequence that is no reply, but holds replies, the sum of theirs.
+        """
+        await until_complete(self)
+        if self._run is not None:
+            await self._run._wait_until_over()
+        if getattr(self, "_spent", None) is not None:
+            return self._spent
+        spent = NO_USAGE
+        for nested in {id(item): item for item in self._buffer if isinstance(item, MessageSequencePromise)}.values():
+            spent += await nested.usage()
+        return spent
 
     def as_single_promise(self, delimiter: str = "\n\n", **metadata: Any) -> MessagePromise:
         """Joins the messages into one, which streams while they do. See `join_messages`.

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from promising.circular import unwatch, watch
 from promising.errors import as_seen_by_consumers, explicitly_cancelled, forget_consumer
+from promising.waiters import park, wake
 
 if TYPE_CHECKING:
     from promising.appender import StreamAppender
@@ -81,10 +82,11 @@ class Run(Owner):
         promise: What the run has to settle. `promise._produce()` is the work.
     """
 
-    __slots__ = ("_appenders", "_cancelled", "_number", "_parent", "_promise", "_task")
+    __slots__ = ("_appenders", "_cancelled", "_end_waiters", "_number", "_parent", "_promise", "_task")
 
     _appenders: "WeakSet[StreamAppender[Any]] | None"  # the streams that this run has to close if it fails
     _cancelled: bool  # it has been told to end, and is left to clean up
+    _end_waiters: "list[Any] | None"  # those who wait until the run is over, with all that it started
     _number: int  # runs are numbered in the order in which they start
 
     def __init__(self, promise: "Promise[Any]") -> None:
@@ -93,6 +95,7 @@ class Run(Owner):
         self._parent: Owner | None = None
         self._children = None
         self._appenders = None
+        self._end_waiters = None
         self._cancelled = self._over = False
 
     def __repr__(self) -> str:
@@ -172,6 +175,8 @@ class Run(Owner):
         run = self
         while run._task is None and not run._children:
             run._over = True
+            if run._end_waiters is not None:
+                wake(run._end_waiters)
             promise = run._promise
             if promise is not None:
                 promise._run = run._promise = None
@@ -187,6 +192,13 @@ class Run(Owner):
         scope = self._scope
         if scope is not None and scope.exit_waiter is not None:
             scope.look_whether_all_ended()
+
+    async def _wait_until_over(self) -> None:
+        """Waits until nothing that this run has started goes on."""
+        while not self._over:
+            if self._end_waiters is None:
+                self._end_waiters = []
+            await park(self._end_waiters)
 
     def _cancel(self) -> bool:
         """Cancels this run and all that it started, whatever of them still goes on.

@@ -6,10 +6,14 @@ ModelError
     └── TruncatedAnswerError    its stream ended without a word on why
 """
 
+from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
-from miniagents.frozen import Frozen
+from pydantic import PrivateAttr
+
+from miniagents.ext.llm.parts import Part, ThinkingPart, ToolCallPart, tool_calls_of
 from miniagents.message import Message
+from miniagents.usage import Usage
 
 __all__ = [
     "AssistantMessage",
@@ -18,7 +22,10 @@ __all__ = [
     "FinishReason",
     "MissingKeyError",
     "ModelError",
+    "ModelMessage",
+    "StopReason",
     "SystemMessage",
+    "ToolResultMessage",
     "TruncatedAnswerError",
     "Usage",
     "UserMessage",
@@ -31,40 +38,58 @@ __all__ = [
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter"]
 """Why an answer has ended; what the provider calls it stands beside it as `provider_finish_reason`."""
 
+StopReason: TypeAlias = Literal["max_turns", "manual_stop", "budget_exceeded"]
+"""Why an agent has ended before its model was done."""
 
-class UserMessage(Message):
+
+class ModelMessage(Message):
+    """What the messages of a conversation with a model have in common, whoever speaks.
+
+    Attributes:
+        role: Who speaks: "system", "user", "assistant" or "tool".
+        parts: What there is beside the text: images, thoughts, calls of tools; see `miniagents.ext.llm.parts`.
+        agent: The alias of the agent that has said it; None for people.
+        cache_marker: Whether a provider that caches on request is to cache the conversation up to this message.
+        inside_tool_call: Of what an agent says while it works as the tool of another one: which call of that tool it
+            belongs to. It is there to be read, and not part of the conversation with the model that called the tool.
+    """
+
+    role: str = "user"
+    parts: tuple[Part, ...] = ()
+    agent: str | None = None
+    cache_marker: bool = False
+    inside_tool_call: str | None = None
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallPart, ...]:
+        """The calls of tools that the model has asked for."""
+        return tool_calls_of(self)
+
+    def __str__(self) -> str:
+        return "" if self.text is None and self.parts else super().__str__()
+
+
+class UserMessage(ModelMessage):
     """What a person, or whoever speaks for one, says to a model."""
 
     role: str = "user"
 
 
-class SystemMessage(Message):
+class SystemMessage(ModelMessage):
     """An instruction to a model."""
 
     role: str = "system"
 
 
-class Usage(Frozen):
-    """What an answer has cost in tokens, as the provider counts them.
-
-    Attributes:
-        input_tokens: The tokens of the request, those that came from a cache or went into one included.
-        output_tokens: The tokens of the answer, reasoning included.
-    """
-
-    input_tokens: int
-    output_tokens: int
-
-
-class AssistantMessage(Message):
+class AssistantMessage(ModelMessage):
     """What a model has said.
 
     Attributes:
         model: The model, as the provider names it in its answer; as it was asked for where the answer has no name.
         finish_reason: Why the answer has ended.
         provider_finish_reason: The provider's own word for that.
-        usage: The tokens, where the provider says them.
-        reasoning: What the model said to itself before, where the provider shows it.
+        usage: The tokens and their price, where the provider says them.
+        stop_reason: Why the agent went no further, where that was not the model's doing: see `StopReason`.
     """
 
     role: str = "assistant"
@@ -72,7 +97,45 @@ class AssistantMessage(Message):
     finish_reason: FinishReason | None = None
     provider_finish_reason: str | None = None
     usage: Usage | None = None
-    reasoning: str | None = None
+    stop_reason: StopReason | None = None
+
+    @property
+    def reasoning(self) -> str | None:
+        """What the model has said to itself before, as far as the provider shows it."""
+        return "".join(part.text for part in self.parts if isinstance(part, ThinkingPart)) or None
+
+    @property
+    def cost(self) -> Decimal | None:
+        """The price in US dollars; None where it is not known."""
+        return self.usage.cost if self.usage is not None else None
+
+    @property
+    def parsed(self) -> Any:
+        """The object that the text stands for, where one was asked for by `reply_type=`. It is no part of the hash.
+
+        Raises:
+            pydantic.ValidationError: The text does not fit the type.
+        """
+        return None if self._adapter is None else self._adapter.validate_json(self.text or "")
+
+    _adapter: Any = PrivateAttr(default=None)
+
+
+class ToolResultMessage(ModelMessage):
+    """What a tool has returned to a model.
+
+    Attributes:
+        tool_call_id: Which call it answers.
+        tool_name: The tool.
+        is_error: Whether the tool has failed, or was not run; the text says why.
+        stop_reason: Why the tool was not run, where the agent went no further.
+    """
+
+    role: str = "tool"
+    tool_call_id: str
+    tool_name: str
+    is_error: bool = False
+    stop_reason: StopReason | None = None
 
 
 class ModelError(Exception):

@@ -1,0 +1,84 @@
+"""What work with models has cost, summed per call of an agent: what an agent's sub-agents spend is charged to it too."""
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from miniagents.frozen import Frozen
+from promising.run import Run, owner_at_work
+
+if TYPE_CHECKING:
+    from promising.run import Owner
+
+__all__ = ["NO_USAGE", "Usage", "charge"]
+
+
+class Usage(Frozen):
+    """What requests to models have cost: tokens as the provider counts them, and money.
+
+    Attributes:
+        input_tokens: The tokens sent, those that came from a cache or went into one included.
+        output_tokens: The tokens of the answers, reasoning included.
+        cached_tokens: Those of `input_tokens` that the provider had in its cache.
+        cache_write_tokens: Those of `input_tokens` that the provider has put into its cache.
+        reasoning_tokens: Those of `output_tokens` that the model has spent on thinking.
+        cost: The price in US dollars; None where the price of a model is not known.
+        requests: The number of requests.
+
+    Example:
+        ```python
+        reply = agent.inquire("Hi")
+        usage = await reply.usage()
+        print(usage.input_tokens, usage.cost)
+        ```
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: Decimal | None = None
+    requests: int = 1
+
+    @property
+    def total_tokens(self) -> int:
+        """The tokens sent and those of the answers together."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        if not isinstance(other, Usage):
+            return NotImplemented
+        if not self.requests or not other.requests:  # nothing was spent, and nothing is the sum with something unknown
+            return other if not self.requests else self
+        return Usage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            cost=None if self.cost is None or other.cost is None else self.cost + other.cost,
+            requests=self.requests + other.requests,
+        )
+
+
+NO_USAGE = Usage(cost=Decimal(0), requests=0)
+"""What costs nothing: where a sum begins."""
+
+
+def charge(usage: Usage) -> None:
+    """Charges what was spent to the call of the agent at work, to the calls above it, and to their contexts.
+
+    Whoever asks a model of a provider that is none of ours calls this, once for each request.
+
+    Args:
+        usage: What was spent.
+    """
+    from miniagents.context import MiniAgents
+    from miniagents.sequences import MessageSequencePromise
+
+    owner: Owner | None = owner_at_work()
+    while owner is not None:
+        account = owner._promise if isinstance(owner, Run) else owner
+        if isinstance(account, (MessageSequencePromise, MiniAgents)):
+            account._spent = getattr(account, "_spent", NO_USAGE) + usage
+        owner = owner._successor()
