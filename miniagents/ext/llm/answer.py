@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from json import JSONDecodeError
 from typing import Any
+from uuid import uuid4
 
-from miniagents.ext.llm.llm_common import BrokenAnswerError, FinishReason, Usage, valid_text
+from miniagents.ext.llm.llm_common import BrokenAnswerError, FinishReason, ModelError, Usage, valid_text
+from miniagents.ext.llm.parts import TextPart, ThinkingPart, ToolCallPart
 
 __all__ = ["Answer", "explained_error"]
 
@@ -14,39 +16,96 @@ class Answer:
 
     Args:
         model: The model that is asked, until the answer says what it is called.
+        text_tool: The name of the tool whose arguments are the text, where an answer in JSON is had in that way.
 
     Attributes:
         model: The model.
+        text_tool: See above.
         finish_reason: The provider's word for the end, when it has come.
-        input_tokens: The tokens of the request, if the provider says them.
-        output_tokens: The tokens of the answer, if the provider says them.
-        reasoning: What the model says to itself, piece by piece.
+        counts: The fields of `Usage`, as far as the provider has said them.
         has_begun: Whether the server has accepted the request.
         is_empty: Whether no event has come so far.
     """
 
-    __slots__ = ("finish_reason", "has_begun", "input_tokens", "is_empty", "model", "output_tokens", "reasoning")
+    __slots__ = ("_blocks", "counts", "finish_reason", "has_begun", "is_empty", "model", "text_tool")
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, text_tool: str | None = None) -> None:
         self.model = model
+        self.text_tool = text_tool
         self.finish_reason: str | None = None
-        self.input_tokens: int | None = None
-        self.output_tokens: int | None = None
-        self.reasoning: list[str] = []
+        self.counts: dict[str, int] = {}
         self.has_begun = False
         self.is_empty = True
+        self._blocks: list[_Block] = []  # in the order in which they began
 
-    def count(self, input_tokens: Any, output_tokens: Any) -> None:
+    def count(self, **counts: Any) -> None:
         """Notes how many tokens there are. Later counts replace earlier ones.
 
         Args:
-            input_tokens: Those of the request. What is no number says nothing new.
-            output_tokens: Those of the answer.
+            **counts: Fields of `Usage`. What is no number says nothing new.
         """
-        if isinstance(input_tokens, int):
-            self.input_tokens = input_tokens
-        if isinstance(output_tokens, int):
-            self.output_tokens = output_tokens
+        self.counts |= {name: number for name, number in counts.items() if isinstance(number, int)}
+
+    def add_text(self, text: str) -> str:
+        """Notes a piece of the text.
+
+        Args:
+            text: The piece.
+
+        Returns:
+            The piece, to be shown.
+        """
+        if text:
+            self._last("text").pieces.append(text)
+        return text
+
+    def add_thought(self, text: str = "", **fields: Any) -> None:
+        """Notes a piece of what the model says to itself.
+
+        Args:
+            text: The piece.
+            **fields: Other fields of `ThinkingPart`. With a signature the thought is complete.
+        """
+        block = self._last("thinking")
+        block.pieces.append(text)
+        block.fields |= fields
+        if "signature" in fields or "redacted" in fields:
+            block.kind = "complete thought"
+
+    def begin_call(self, key: Any, call_id: str | None, name: str | None, arguments: str = "") -> None:
+        """Notes that the model calls a tool; what is known already is kept.
+
+        Args:
+            key: What the provider's events call it.
+            call_id: The id of the call.
+            name: The tool.
+            arguments: The arguments, as far as they have come.
+        """
+        block = next((block for block in self._blocks if block.kind == "call" and block.key == key), None)
+        if block is None:
+            block = _Block("call", key)
+            self._blocks.append(block)
+        block.fields |= {
+            field: value for field, value in (("id", call_id), ("name", name)) if value and field not in block.fields
+        }
+        block.pieces.append(arguments)
+
+    def add_arguments(self, key: Any, arguments: str) -> str:
+        """Notes a piece of the arguments of a call.
+
+        Args:
+            key: See `begin_call`.
+            arguments: The piece.
+
+        Returns:
+            What is to be shown: the piece, if these arguments are the text of the answer, else nothing.
+        """
+        for block in reversed(self._blocks):
+            if block.kind == "call" and block.key == key:
+                block.pieces.append(arguments)
+                return arguments if self.text_tool is not None and block.fields.get("name") == self.text_tool else ""
+        self.begin_call(key, None, None, arguments)
+        return ""
 
     def metadata(self, finish_reasons: Mapping[str, FinishReason]) -> dict[str, Any]:
         """What the message is to say about itself.
@@ -55,18 +114,68 @@ class Answer:
             finish_reasons: What the provider's words for the end mean.
 
         Returns:
-            Its fields, those that are known.
+            Its fields, those that are known; its usage is without a price.
         """
         found: dict[str, Any] = {"model": str(self.model)}
+        parts = self._parts()
+        if parts:
+            found["parts"] = parts
         if self.finish_reason is not None:
-            reason = str(self.finish_reason)
-            found["finish_reason"] = finish_reasons.get(reason.lower(), "stop")
-            found["provider_finish_reason"] = reason
-        if self.input_tokens is not None or self.output_tokens is not None:
-            found["usage"] = Usage(input_tokens=self.input_tokens or 0, output_tokens=self.output_tokens or 0)
-        if self.reasoning:
-            found["reasoning"] = valid_text("".join(self.reasoning))
+            word = str(self.finish_reason)
+            reason = finish_reasons.get(word.lower(), "stop")
+            if any(isinstance(part, ToolCallPart) for part in parts):
+                reason = "tool_calls" if reason == "stop" else reason  # some servers say "stop" here, too
+            elif reason == "tool_calls" and self.text_tool is not None:
+                reason = "stop"  # the call was the text
+            found |= {"finish_reason": reason, "provider_finish_reason": word}
+        if self.counts:
+            found["usage"] = Usage(**self.counts)
         return found
+
+    def _last(self, kind: str) -> "_Block":
+        if not self._blocks or self._blocks[-1].kind != kind:
+            self._blocks.append(_Block(kind))
+        return self._blocks[-1]
+
+    def _parts(self) -> list[Any]:
+        """The parts, with texts among them only where their place would not be clear without."""
+        parts: list[Any] = []
+        ranks: list[int] = []
+        for block in self._blocks:
+            made = block.part(self.text_tool)
+            if made is not None:
+                parts.append(made)
+                ranks.append(_RANKS[type(made)])
+        is_clear = ranks == sorted(ranks) and ranks.count(_RANKS[TextPart]) <= 1
+        return [part for part in parts if not is_clear or not isinstance(part, TextPart)]
+
+
+_RANKS = {ThinkingPart: 0, TextPart: 1, ToolCallPart: 2}
+
+
+class _Block:
+    """A part of an answer that may not be complete yet."""
+
+    __slots__ = ("fields", "key", "kind", "pieces")
+
+    def __init__(self, kind: str, key: Any = None) -> None:
+        self.kind = kind
+        self.key = key
+        self.pieces: list[str] = []
+        self.fields: dict[str, Any] = {}
+
+    def part(self, text_tool: str | None) -> Any:
+        text = valid_text("".join(self.pieces))
+        if self.kind == "text":
+            return TextPart(text=text)
+        if self.kind != "call":
+            return ThinkingPart(text=text, **self.fields) if text or self.fields else None
+        name = self.fields.get("name", "")
+        if text_tool is not None and name == text_tool:
+            return None
+        if "id" not in self.fields:
+            self.fields["id"] = f"call_{uuid4().hex[:24]}"  # some servers leave it out
+        return ToolCallPart(id=self.fields["id"], name=name, arguments=text or "{}")
 
 
 def explained_error(error: Exception, package: Any, answer: Answer, who: str) -> Exception:
@@ -82,7 +191,7 @@ def explained_error(error: Exception, package: Any, answer: Answer, who: str) ->
         The error to raise: that of the SDK, with a text that says what happened where; one of ours in place of what a
         transport or a parser has raised, which say nothing of that; mistakes in the call as they are.
     """
-    if isinstance(error, BrokenAnswerError):
+    if isinstance(error, ModelError):
         return error
     if isinstance(error, package.APIConnectionError):
         _set_text(error, f"{error} ({who}: {_reason(error)})")

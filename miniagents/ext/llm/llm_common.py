@@ -2,6 +2,8 @@
 
 ModelError
 ├── MissingKeyError             there is no key to ask with
+├── ModelTimeoutError           there was no answer in time
+├── InvalidReplyError           an answer does not fit the type that was asked for
 └── BrokenAnswerError           an answer began and did not come to a good end, or could not be understood
     └── TruncatedAnswerError    its stream ended without a word on why
 """
@@ -20,9 +22,11 @@ __all__ = [
     "BrokenAnswerError",
     "CharacterJoiner",
     "FinishReason",
+    "InvalidReplyError",
     "MissingKeyError",
     "ModelError",
     "ModelMessage",
+    "ModelTimeoutError",
     "StopReason",
     "SystemMessage",
     "ToolResultMessage",
@@ -139,11 +143,25 @@ class ToolResultMessage(ModelMessage):
 
 
 class ModelError(Exception):
-    """A model could not be asked, or its answer is not what it should be."""
+    """A model could not be asked, or its answer is not what it should be.
+
+    Attributes:
+        partial_text: What had come of the answer. The errors of the SDKs get this attribute, too.
+    """
+
+    partial_text: str = ""
 
 
 class MissingKeyError(ModelError):
     """There is no key to ask the provider with. Set the environment variable that the message names."""
+
+
+class ModelTimeoutError(ModelError, TimeoutError):
+    """There was no answer, or not the whole of it, in the time that was given by `timeout=`."""
+
+
+class InvalidReplyError(ModelError):
+    """An answer does not fit the `reply_type` that was asked for, also after the model was asked to mend it."""
 
 
 class BrokenAnswerError(ModelError):

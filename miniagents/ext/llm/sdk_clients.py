@@ -6,6 +6,7 @@ done with the first call, and in a thread, so that the other agents go on meanwh
 
 import asyncio
 import inspect
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
@@ -42,7 +43,8 @@ async def borrowed_client(make: Callable[..., Any], **options: Any) -> AsyncIter
 
     Args:
         make: The class of the client.
-        **options: What to make it with; hashable. Calls with equal options share a client.
+        **options: What to make it with; hashable. Calls with equal options share a client. `proxy` is the address of an
+            HTTP proxy; an `http_client` is the caller's own and is not closed.
 
     Yields:
         The client. It is closed when the outermost open context of this event loop ends, or at the end of this block
@@ -50,23 +52,32 @@ async def borrowed_client(make: Callable[..., Any], **options: Any) -> AsyncIter
     """
     context = _outermost_context()
     if context is None:
-        client = make(**options)
+        client = _made(make, options)
         try:
             yield client
         finally:
-            await client.close()
+            if "http_client" not in options:
+                await client.close()
         return
     clients = _shared.setdefault(context, {})
     key = (make, *sorted(options.items(), key=lambda option: option[0]))
     if key not in clients:
-        client = clients[key] = make(**options)
+        client = clients[key] = _made(make, options)
 
         async def close() -> None:
             del clients[key]  # before it is closed, so that a call that another clean-up makes gets a new one
-            await client.close()
+            if "http_client" not in options:
+                await client.close()
 
         context.call_on_exit(close)
     yield clients[key]
+
+
+def _made(make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    if "proxy" not in options:
+        return make(**options)
+    http_client = sys.modules[make.__module__.partition(".")[0]].DefaultAsyncHttpxClient(proxy=options["proxy"])
+    return make(**{name: value for name, value in options.items() if name != "proxy"}, http_client=http_client)
 
 
 def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
