@@ -156,7 +156,7 @@ class MiniAgent:
         )
 
     def _limited_context(self, budget: AbstractContextManager[Any] | None) -> Context:
-        """The context variables of a call with budgets: they are entered there and, as it ends with the call, not left."""
+        """The context variables of a call with budgets. They are never left: the variables end with the call."""
         context = copy_context()
         for limit in self._budgets if budget is None else (*self._budgets, budget):
             context.run(limit.__enter__)

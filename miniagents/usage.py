@@ -1,4 +1,4 @@
-"""What work with models has cost, summed per call of an agent: what an agent's sub-agents spend is charged to it too."""
+"""What work with models has cost, per call of an agent: what its sub-agents spend is charged to it, too."""
 
 from decimal import Decimal
 from typing import TYPE_CHECKING

@@ -40,7 +40,9 @@ __all__ = ["ChatHistoryMD", "HistoryFileError"]
 _START = re.compile(r"<!-- miniagents (\{.*\}) -->[ \t]*\r?$", re.MULTILINE)
 _END = re.compile(r"^<!-- /miniagents -->[ \t]*\r?$", re.MULTILINE)
 _HEADING = re.compile(r"## ([^\s()]+)(?: \(([^()\r\n]+)\))?[ \t]*\r?\n")
-_HAND_WRITTEN = re.compile(r"## +(user|assistant|system)(?: +\(([^()\r\n]+)\))?[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_HAND_WRITTEN = re.compile(
+    r"## +(user|assistant|system)(?: +\(([^()\r\n]+)\))?[ \t]*\r?$", re.IGNORECASE | re.MULTILINE
+)
 _LOOKS_LIKE_A_MARK = re.compile(r"^<!-- (\\*)(?=/?miniagents )", re.MULTILINE)
 _START_BEGINS = "<!-- miniagents "
 _NO_ROLE = "message"

@@ -154,7 +154,9 @@ class _Request:
                     self._account(reservation)
         if answer.finish_reason is None:
             if answer.is_empty:
-                raise TruncatedAnswerError(f"{self._who} has sent no answer at all; is that the address of such a server?")
+                raise TruncatedAnswerError(
+                    f"{self._who} has sent no answer at all; is that the address of such a server?"
+                )
             raise TruncatedAnswerError(f"the answer of {self._who} broke off: it has ended without a finish mark")
 
     async def _streamed(self, response: Any) -> AsyncGenerator[str, None]:
@@ -236,7 +238,9 @@ class _Request:
         charge(self._usage)
         if reservation is not None:
             if "input_tokens" not in counts:
-                counts["input_tokens"] = self._expected_input({"messages": [str(message) for message in self._messages]})
+                counts["input_tokens"] = self._expected_input(
+                    {"messages": [str(message) for message in self._messages]}
+                )
             counts.setdefault("output_tokens", self._shown // _CHARACTERS_PER_TOKEN)
             usage = Usage(**counts)
             reservation.settle(usage.model_copy(update={"cost": self._price(usage)}))
@@ -263,5 +267,3 @@ def _characters(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return sum(_characters(item) for item in value)
     return 0
-
-

@@ -131,7 +131,9 @@ class _Conversation:
             if not self._options.execute_function_concurrently:
                 await replies
         for replies in pending:
-            self._said.append((await replies)[-1])  # the result comes last, after what an agent has said on its way to it
+            self._said.append(
+                (await replies)[-1]
+            )  # the result comes last, after what an agent has said on its way to it
 
     def _fill(self, calls: Sequence[ToolCallPart], text: str, **fields: Any) -> None:
         """Answers calls that are not made, so that the conversation can be sent again."""

@@ -8,6 +8,7 @@ ModelError
     └── TruncatedAnswerError    its stream ended without a word on why
 """
 
+from collections.abc import AsyncGenerator
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +16,8 @@ from pydantic import PrivateAttr
 
 from miniagents.ext.llm.parts import Part, ThinkingPart, ToolCallPart, tool_calls_of
 from miniagents.message import Message
+from miniagents.messages import MessagePromise
+from miniagents.sequences import MessageSequencePromise
 from miniagents.usage import Usage
 
 __all__ = [
@@ -33,7 +36,9 @@ __all__ = [
     "TruncatedAnswerError",
     "Usage",
     "UserMessage",
+    "assistant_tokens",
     "instruction_of",
+    "is_said_by_assistant",
     "role_of",
     "valid_text",
     "wire_text",
@@ -212,6 +217,40 @@ def instruction_of(system: Any) -> Any:
     if isinstance(system, Message):
         return wire_text(system) or None
     return (valid_text(system) if isinstance(system, str) else system) or None
+
+
+def is_said_by_assistant(promise: MessagePromise) -> bool:
+    """Whether a message of an agent's reply is for its user: no result of a tool, nothing said by agents inside of one.
+
+    Args:
+        promise: The promise of the message, as it stands in the reply.
+
+    Returns:
+        True also for messages that say nothing about themselves.
+    """
+    known = promise.metadata
+    return known.get("role", "assistant") == "assistant" and not known.get("inside_tool_call")
+
+
+async def assistant_tokens(replies: MessageSequencePromise) -> AsyncGenerator[str, None]:
+    """Reads what an agent says to its user, token by token, and passes over what it and its tools do meanwhile.
+
+    Args:
+        replies: The reply of the agent.
+
+    Yields:
+        The tokens; an empty line between two messages.
+    """
+    separator = ""
+    async for promise in replies:
+        if is_said_by_assistant(promise):
+            is_first = True
+            async for token in promise:
+                yield separator + token if is_first else token
+                is_first = False
+                separator = "\n\n"
+        else:
+            await promise  # it may have failed
 
 
 def valid_text(text: str) -> str:

@@ -1,6 +1,8 @@
 """`openai_agent`: the models of OpenAI, and of every server that speaks its protocol."""
 
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from miniagents.agents import miniagent
 from miniagents.ext.llm.converse import converse
@@ -78,5 +80,12 @@ def _provider(api: str) -> Provider:
 
 
 class _OpenAI(OpenAIChat):
+    def parameters(self, options: Options) -> Mapping[str, Any]:
+        # The newer models of OpenAI refuse the old name, and many other servers do not know the new one.
+        found = dict(options.parameters)
+        if "max_tokens" in found and urlsplit(self.endpoint(options).url).hostname == urlsplit(_HOME.url).hostname:
+            found["max_completion_tokens"] = found.pop("max_tokens")
+        return found
+
     def endpoint(self, options: Options) -> Endpoint:
         return Endpoint.find(_HOME, options.api_key, options.base_url)

@@ -4,6 +4,7 @@ What a model has said, or is told, is the `text` of a message; what else belongs
 the same for all providers, each of which translates them to and from its wire format.
 """
 
+import base64
 import mimetypes
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -13,7 +14,16 @@ from pydantic import ConfigDict, Field, model_validator
 from miniagents.frozen import Frozen
 from miniagents.message import Message
 
-__all__ = ["ImagePart", "Part", "TextPart", "ThinkingPart", "ToolCallPart", "ordered_parts", "parts_of", "tool_calls_of"]
+__all__ = [
+    "ImagePart",
+    "Part",
+    "TextPart",
+    "ThinkingPart",
+    "ToolCallPart",
+    "ordered_parts",
+    "parts_of",
+    "tool_calls_of",
+]
 
 
 class TextPart(Frozen):
@@ -58,6 +68,21 @@ class ImagePart(Frozen):
         if self.data is not None and not self.media_type:
             raise ValueError('the bytes of an image need their media type: `media_type="image/png"`')
         return self
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Makes an image of an address.
+
+        Args:
+            url: The address. Of one that holds the image itself ("data:image/png;base64,...") the bytes are taken.
+
+        Returns:
+            The image.
+        """
+        kind, comma, data = url.partition(",")
+        if not (comma and kind.startswith("data:") and kind.endswith(";base64")):
+            return cls(url=url)
+        return cls(data=base64.b64decode(data), media_type=kind.removeprefix("data:").removesuffix(";base64"))
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:

@@ -188,5 +188,3 @@ def _partial_type(kind: Any) -> Any:
     if origin is not None and type(None) in arguments:
         return Union[tuple(_partial_type(argument) for argument in arguments)]  # noqa: UP007
     return Any
-
-

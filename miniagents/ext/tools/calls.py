@@ -132,18 +132,21 @@ def _copy(promise: MessagePromise, call: ToolCallPart, agent: str) -> MessagePro
         except Exception:
             fields["interrupted"] = True
         fields |= promise.metadata
-        fields.setdefault("role", "assistant")
-        if not fields.get("agent"):
-            fields["agent"] = agent
-        if not fields.get("inside_tool_call"):
-            fields["inside_tool_call"] = call.id
-        copy.add_metadata(**fields)
+        copy.add_metadata(**{**fields, **_labels(fields, call, agent)})
         if "interrupted" in fields:
             copy.fall_back_to_plain_message()
 
-    return promise.message_class.promise(
-        streamer, role=promise.metadata.get("role", "assistant"), agent=promise.metadata.get("agent") or agent
-    )
+    known = promise.metadata
+    return promise.message_class.promise(streamer, **{**known, **_labels(known, call, agent)})
+
+
+def _labels(known: Mapping[str, Any], call: ToolCallPart, agent: str) -> dict[str, Any]:
+    """Who speaks, and inside of which call, as far as that does not stand there already."""
+    return {
+        "role": known.get("role") or "assistant",
+        "agent": known.get("agent") or agent,
+        "inside_tool_call": known.get("inside_tool_call") or call.id,
+    }
 
 
 def _in_words(error: Exception, call: ToolCallPart) -> str:
