@@ -33,7 +33,7 @@ class Answer:
         self.model = model
         self.text_tool = text_tool
         self.finish_reason: str | None = None
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, Any] = {}
         self.has_begun = False
         self.is_empty = True
         self._blocks: list[_Block] = []  # in the order in which they began
@@ -150,7 +150,7 @@ class Answer:
         return [part for part in parts if not is_clear or not isinstance(part, TextPart)]
 
 
-_RANKS = {ThinkingPart: 0, TextPart: 1, ToolCallPart: 2}
+_RANKS: Mapping[type[Any], int] = {ThinkingPart: 0, TextPart: 1, ToolCallPart: 2}
 
 
 class _Block:

@@ -117,8 +117,9 @@ class _Request:
         tokens = self._attempt()
         seconds = self._options.timeout
         self._deadline = asyncio.get_running_loop().time() + seconds
+        timeout = asyncio.timeout_at(self._deadline)
         try:
-            async with asyncio.timeout_at(self._deadline) as timeout:
+            async with timeout:
                 return tokens, await anext(tokens, None)
         except TimeoutError as error:
             if not timeout.expired():
@@ -229,7 +230,7 @@ class _Request:
             if reservation is not None:
                 reservation.settle(None)
             return
-        counts = dict(answer.counts)
+        counts: dict[str, Any] = dict(answer.counts)
         if answer.finish_reason is None:
             counts["output_tokens"] = max(counts.get("output_tokens", 0), self._shown // _CHARACTERS_PER_TOKEN)
         usage = Usage(**counts)

@@ -73,7 +73,7 @@ class _Bedrock(AnthropicWire):
 
 def _region_of_profile(profile: str | None) -> str | None:
     try:
-        import boto3
+        import boto3  # type: ignore[import-untyped]
     except ImportError:
         return None
     region: str | None = boto3.Session(profile_name=profile).region_name

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from miniagents.ext.llm.llm_common import ToolResultMessage, role_of
 from miniagents.ext.llm.parts import ToolCallPart, tool_calls_of
@@ -41,7 +42,7 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
     return sent
 
 
-def cancelled_result(call: ToolCallPart, text: str = CANCELLED, **fields: object) -> ToolResultMessage:
+def cancelled_result(call: ToolCallPart, text: str = CANCELLED, **fields: Any) -> ToolResultMessage:
     """The result of a call that was not finished.
 
     Args:

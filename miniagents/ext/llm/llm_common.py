@@ -8,7 +8,7 @@ ModelError
     └── TruncatedAnswerError    its stream ended without a word on why
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
@@ -64,7 +64,7 @@ class ModelMessage(Message):
     """
 
     role: str = "user"
-    parts: tuple[Part, ...] = ()
+    parts: Sequence[Part] = ()
     agent: str | None = None
     cache_marker: bool = False
     inside_tool_call: str | None = None

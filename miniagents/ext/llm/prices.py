@@ -1,6 +1,7 @@
 """What tokens cost, offline: the tables of genai-prices."""
 
 from decimal import Decimal
+from typing import Any
 from urllib.parse import urlsplit
 
 from miniagents.usage import Usage
@@ -34,7 +35,8 @@ def price_of(usage: Usage, provider: str, url: str, *models: str) -> Decimal | N
     for model in models:
         for where in ({"provider_api_url": f"https://{host}"}, {"provider_id": provider}):
             try:
-                return calc_price(tokens, model, **where).total_price
+                found: Any = calc_price(tokens, model, **where)  # type: ignore[call-overload]
+                return Decimal(found.total_price)
             except (LookupError, ValueError):
                 continue
     return None

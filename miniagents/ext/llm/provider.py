@@ -112,6 +112,7 @@ class Provider(ABC):
     def text_tool(self, call: Call) -> str | None:
         """The name of a tool whose arguments are the text of the answer, where JSON is asked for in this way."""
         del call
+        return None
 
     def parameters(self, options: Options) -> Mapping[str, Any]:
         """The parameters that are sent: all but those that say where to send them to."""

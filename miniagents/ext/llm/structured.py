@@ -176,9 +176,10 @@ def _partial_adapter(kind: Any) -> "TypeAdapter[Any]":
 def _partial_type(kind: Any) -> Any:
     """The type with nothing in it required. What is not made of pydantic models stands for any data."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
-        loose: dict[str, Any] = {
-            name: (_partial_type(field.annotation) | None, None) for name, field in kind.model_fields.items()
-        }
+        loose: dict[str, Any] = {}
+        for name, field in kind.model_fields.items():
+            annotation: Any = field.annotation
+            loose[name] = (_partial_type(annotation) | None, None)
         return create_model(f"Partial{kind.__name__}", __base__=kind, **loose)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (list, tuple, set, frozenset) and arguments:

@@ -94,20 +94,20 @@ async def _result(ctx: InteractionContext, call: ToolCallPart, desk: Desk) -> li
             **desk.caller.model_dump(), tool_call_id=call.id, tool_name=tool.name, arguments=call.arguments
         )
         await approve(desk.approver, request)
-    replies: MessageSequencePromise | None = None
+    replies = tool.start(arguments, desk.caller)
+    if tool.agent is not None:
+        alias = tool.agent.alias
+        ctx.reply(MessageSequencePromise(lambda _: _labelled(replies, call, alias)))
+    timeout = asyncio.timeout(tool.timeout)
     try:
-        async with asyncio.timeout(tool.timeout) as timeout:
-            replies = tool.start(arguments, desk.caller)
-            if tool.agent is not None:
-                ctx.reply(MessageSequencePromise(lambda _: _labelled(replies, call, tool.agent.alias)))
+        async with timeout:
             messages = await replies
     except TimeoutError as error:
         if not timeout.expired():
             raise
         raise ToolError(f"it was stopped after {tool.timeout:g} s, because that is its limit") from error
     finally:
-        if replies is not None:
-            replies.cancel()  # it may be that nobody wants it any more
+        replies.cancel()  # it may be that nobody wants it any more
     own = [message for message in messages if not getattr(message, "inside_tool_call", None)]
     said = [message for message in own if role_of(message) not in ("tool", "system")]
     if any(role_of(message) == "assistant" for message in said):  # then it is an LLM that has said the rest to itself

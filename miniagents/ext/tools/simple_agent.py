@@ -115,7 +115,7 @@ class AsyncOpenAISimpleAgent:
             prompt_when_message_is_dropped=prompt_when_message_is_dropped,
             keep_function_calls_in_context=keep_function_calls_in_context,
         )
-        connection = {"model": model, "api_key": api_key, "base_url": base_url, "timeout": timeout}
+        connection: dict[str, Any] = {"model": model, "api_key": api_key, "base_url": base_url, "timeout": timeout}
         plain = openai_agent.fork(alias=agent_name, budget=budget, max_retries=max_retries, **connection)
         self.agent = plain.fork(
             description=agent_description,
