@@ -134,8 +134,11 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
             The sum over all requests to models. Of a sequence that is no reply, but holds replies, the sum of theirs.
         """
         await until_complete(self)
-        if self._run is not None:
-            await self._run._wait_until_over()
+        for part in (*_message_promises(self), self):
+            if part._context is not None:
+                part._start_now()
+            if part._run is not None:
+                await part._run._wait_until_over()
         if getattr(self, "_spent", None) is not None:
             return self._spent
         spent = NO_USAGE
@@ -386,6 +389,13 @@ async def until_complete(sequence: MessageSequencePromise) -> None:
             await part._wait_for_end()
             items: list[_Leaf] = [*part._buffer]
             pending.extend(item for item in items if isinstance(item, MessageSequencePromise))
+
+
+def _message_promises(sequence: MessageSequencePromise) -> Iterator[MessagePromise]:
+    """All message promises that have come by now, whether there is an error among them or not."""
+    reader = FlatReader[MessagePromise](sequence)
+    while (promise := reader.next_nowait(raising=False)) is not AT_END and promise is not NOTHING_YET:
+        yield promise
 
 
 END_OF_LOOP = _EndOfLoop(prefill_messages=())

@@ -7,9 +7,11 @@ from miniagents.frozen import Frozen
 from promising.run import Run, owner_at_work
 
 if TYPE_CHECKING:
+    from miniagents.context import MiniAgents
+    from miniagents.sequences import MessageSequencePromise
     from promising.run import Owner
 
-__all__ = ["NO_USAGE", "Usage", "charge"]
+__all__ = ["NO_USAGE", "Usage", "charge", "payers"]
 
 
 class Usage(Frozen):
@@ -65,20 +67,31 @@ NO_USAGE = Usage(cost=Decimal(0), requests=0)
 """What costs nothing: where a sum begins."""
 
 
-def charge(usage: Usage) -> None:
-    """Charges what was spent to the call of the agent at work, to the calls above it, and to their contexts.
+def payers() -> "tuple[MessageSequencePromise | MiniAgents, ...]":
+    """Who pays for what is asked for here: the call of the agent at work, the calls above it, and their contexts.
 
-    Whoever asks a model of a provider that is none of ours calls this, once for each request.
-
-    Args:
-        usage: What was spent.
+    Returns:
+        Whom to charge. Take it where a request is made, which may be long before it is sent.
     """
     from miniagents.context import MiniAgents
     from miniagents.sequences import MessageSequencePromise
 
+    found: list[MessageSequencePromise | MiniAgents] = []
     owner: Owner | None = owner_at_work()
     while owner is not None:
         account = owner._promise if isinstance(owner, Run) else owner
         if isinstance(account, (MessageSequencePromise, MiniAgents)):
-            account._spent = getattr(account, "_spent", NO_USAGE) + usage
+            found.append(account)
         owner = owner._successor()
+    return tuple(found)
+
+
+def charge(usage: Usage, accounts: "tuple[MessageSequencePromise | MiniAgents, ...] | None" = None) -> None:
+    """Charges what was spent. Whoever asks a model of a provider that is none of ours calls this for each request.
+
+    Args:
+        usage: What was spent.
+        accounts: Who pays; those who would pay for what is asked for here otherwise.
+    """
+    for account in payers() if accounts is None else accounts:
+        account._spent = getattr(account, "_spent", NO_USAGE) + usage

@@ -25,7 +25,7 @@ from miniagents.ext.llm.sdk_clients import borrowed_client, parameters_of, sdk
 from miniagents.ext.llm.stop import Stopped
 from miniagents.ext.llm.structured import AnswerPromise
 from miniagents.message import Message
-from miniagents.usage import charge
+from miniagents.usage import charge, payers
 
 __all__ = ["ask"]
 
@@ -46,8 +46,10 @@ def ask(provider: Provider, conversation: Awaitable[Sequence[Message]], call: Ca
         The promise of the answer, which streams. Cancelling it closes the HTTP response.
     """
 
+    accounts = payers()  # the answer may be asked for when the agent itself has ended
+
     async def streamer(promise: AnswerPromise) -> AsyncIterator[str]:
-        request = _Request(provider, call)
+        request = _Request(provider, call, accounts)
         async with aclosing(request.tokens(promise, conversation)) as tokens:
             async for token in tokens:
                 yield token
@@ -63,7 +65,8 @@ def ask(provider: Provider, conversation: Awaitable[Sequence[Message]], call: Ca
 
 
 class _Request:
-    def __init__(self, provider: Provider, call: Call) -> None:
+    def __init__(self, provider: Provider, call: Call, accounts: Any) -> None:
+        self._accounts = accounts
         self._provider = provider
         self._call = call
         self._options = call.options
@@ -236,7 +239,7 @@ class _Request:
         usage = Usage(**counts)
         known = bool(answer.counts)
         self._usage = usage.model_copy(update={"cost": self._price(usage) if known else None})
-        charge(self._usage)
+        charge(self._usage, self._accounts)
         if reservation is not None:
             if "input_tokens" not in counts:
                 counts["input_tokens"] = self._expected_input(
