@@ -6,7 +6,7 @@ from miniagents.agents import miniagent
 from miniagents.context import MiniAgents
 from miniagents.ext.chat_history import ChatHistory, InMemoryChatHistory
 from miniagents.ext.console import Console, console_here
-from miniagents.ext.llm.llm_common import UserMessage
+from miniagents.ext.llm.llm_common import UserMessage, is_said_by_assistant
 from miniagents.interaction import InteractionContext
 from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise
@@ -23,7 +23,7 @@ async def console_user_agent(
     chat_history: ChatHistory | None = None,
     context_messages: int = DEFAULT_CONTEXT_MESSAGES,
 ) -> None:
-    """Shows what it is sent, token by token, then asks the person, and replies with the conversation so far.
+    """Shows what assistants say, token by token, then asks the person, and replies with the conversation so far.
 
     In a terminal: Enter sends, Alt+Enter breaks the line, a paste is one message; Ctrl+C during an answer cancels the
     answer and keeps what was said, at the prompt it leaves, as does Ctrl+D; `/help` says more. An error is shown, and the
@@ -59,20 +59,28 @@ class _Conversation:
         with self._console.interrupts(promises.cancel):
             try:
                 async for promise in promises:
-                    try:
-                        self._console.begin_answer()
-                        async for token in promise:
-                            self._console.write(token)
-                    except BaseException:
-                        await self.history.record_interrupted(promise)
-                        raise
-                    finally:
-                        self._console.end_answer()
+                    if is_said_by_assistant(promise):
+                        await self._show_one(promise)
                     await self.history.record(promise)
             except PromiseCancelledError as error:
                 self._console.note("(interrupted)", error)
             except Exception as error:
                 self._console.report(error)
+
+    async def _show_one(self, promise: MessagePromise) -> None:
+        has_begun = False
+        try:
+            async for token in promise:
+                if not has_begun:
+                    has_begun = True
+                    self._console.begin_answer()
+                self._console.write(token)
+        except BaseException:
+            await self.history.record_interrupted(promise)
+            raise
+        finally:
+            if has_begun:
+                self._console.end_answer()
 
     async def ask(self) -> str:
         """Asks until the person says something that is not a command."""
