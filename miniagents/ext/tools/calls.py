@@ -5,23 +5,23 @@ Whatever goes wrong with a tool becomes a result that tells the model so; the co
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from miniagents.agents import miniagent
-from miniagents.ext.llm.conversation import CANCELLED, cancelled_result
+from miniagents.ext.llm.conversation import CANCELLED
 from miniagents.ext.llm.hooks import Caller, FunctionCallEnd, FunctionCallError, FunctionCallStart, Hooks
 from miniagents.ext.llm.llm_common import ToolResultMessage, role_of
-from miniagents.ext.llm.parts import ToolCallPart, parts_of
+from miniagents.ext.llm.parts import ImagePart, ToolCallPart, parts_of
 from miniagents.ext.llm.stop import Stopped, StopSwitch
 from miniagents.ext.tools.approval import ApprovalRequest, approve
 from miniagents.ext.tools.tool import Tool, ToolError
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
-from miniagents.sequences import MessageSequencePromise
+from miniagents.sequences import MessageSequence, MessageSequencePromise
 
 __all__ = ["Desk", "call_tool"]
 
@@ -56,63 +56,102 @@ async def call_tool(ctx: InteractionContext, call: ToolCallPart, desk: Desk) -> 
         call: What the model wants.
         desk: What it needs for that.
     """
-    agent = desk.caller.agent_name
-    told = {"tool_call_id": call.id, "function_name": call.name, "arguments": call.arguments}
-    began = time.monotonic()
-    await desk.hooks.fire(FunctionCallStart, **told)
-    try:
-        async with desk.stop.scope():
-            result = await _result(ctx, call, desk)
-    except Stopped:
-        ctx.reply(cancelled_result(call, CANCELLED, agent=agent, stop_reason="manual_stop"))
-        return
-    except Exception as error:
-        text = _cut(_in_words(error, call), desk.max_length)
-        ctx.reply(ToolResultMessage(text, tool_call_id=call.id, tool_name=call.name, is_error=True, agent=agent))
-        seconds = time.monotonic() - began
-        await desk.hooks.fire(FunctionCallError, **told, error=text, exception=error, seconds=seconds)
-        return
-    text = _cut("\n\n".join(str(message) for message in result if str(message)), desk.max_length)
-    parts = [part for message in result for part in parts_of(message) if part.type == "image"]
-    ctx.reply(ToolResultMessage(text, tool_call_id=call.id, tool_name=call.name, agent=agent, parts=parts))
-    await desk.hooks.fire(FunctionCallEnd, **told, result=text, seconds=time.monotonic() - began)
-
-
-async def _result(ctx: InteractionContext, call: ToolCallPart, desk: Desk) -> list[Message]:
-    """Runs the tool.
-
-    Returns:
-        What of its messages is the result.
-    """
-    tool = desk.tools.get(call.name)
-    if tool is None:
-        known = ", ".join(desk.tools) or "none"
-        raise ToolError(f"there is no tool {call.name!r}; there are: {known}")
-    arguments = tool.parse(call.arguments)
-    if tool.requires_approval:
-        request = ApprovalRequest(
-            **desk.caller.model_dump(), tool_call_id=call.id, tool_name=tool.name, arguments=call.arguments
+    work = _Work(call, desk)
+    if work.tool is not None and work.tool.agent is not None:
+        ctx.reply(work.inner.sequence_promise)
+    ctx.reply(
+        ToolResultMessage.promise(
+            work.result, tool_call_id=call.id, tool_name=call.name, role="tool", agent=desk.caller.agent_name
         )
-        await approve(desk.approver, request)
-    replies = tool.start(arguments, desk.caller)
-    if tool.agent is not None:
-        alias = tool.agent.alias
-        ctx.reply(MessageSequencePromise(lambda _: _labelled(replies, call, alias)))
-    timeout = asyncio.timeout(tool.timeout)
-    try:
-        async with timeout:
-            messages = await replies
-    except TimeoutError as error:
-        if not timeout.expired():
-            raise
-        raise ToolError(f"it was stopped after {tool.timeout:g} s, because that is its limit") from error
-    finally:
-        replies.cancel()  # it may be that nobody wants it any more
-    own = [message for message in messages if not getattr(message, "inside_tool_call", None)]
-    said = [message for message in own if role_of(message) not in ("tool", "system")]
-    if any(role_of(message) == "assistant" for message in said):  # then it is an LLM that has said the rest to itself
-        said = [message for message in said if role_of(message) == "assistant"]
-    return said
+    )
+
+
+class _Work:
+    """A call of a tool, from the arguments to the result."""
+
+    def __init__(self, call: ToolCallPart, desk: Desk) -> None:
+        self.tool = desk.tools.get(call.name)
+        self._call = call
+        self._desk = desk
+        self.inner = MessageSequence()  # what an agent says that is the tool
+
+    async def result(self, promise: MessagePromise) -> AsyncIterator[str]:
+        """Streams the result. Whatever goes wrong is part of it."""
+        call, desk = self._call, self._desk
+        told = {"tool_call_id": call.id, "function_name": call.name, "arguments": call.arguments}
+        began = time.monotonic()
+        await desk.hooks.fire(FunctionCallStart, **told)
+        shown: list[str] = []
+        try:
+            async with desk.stop.scope(), aclosing(self._tokens(promise)) as tokens:
+                async for token in tokens:
+                    shown.append(token)
+                    yield token
+        except Stopped:
+            promise.add_metadata(is_error=True, stop_reason="manual_stop")
+            yield f"\n{CANCELLED}" if shown else CANCELLED
+        except Exception as error:
+            promise.add_metadata(is_error=True)
+            text = _cut(_in_words(error, call), desk.max_length)
+            yield f"\n{text}" if shown else text
+            seconds = time.monotonic() - began
+            await desk.hooks.fire(FunctionCallError, **told, error=text, exception=error, seconds=seconds)
+        else:
+            seconds = time.monotonic() - began
+            await desk.hooks.fire(FunctionCallEnd, **told, result="".join(shown), seconds=seconds)
+        finally:
+            self.inner.close()
+
+    async def _tokens(self, promise: MessagePromise) -> AsyncGenerator[str, None]:
+        tool, limit = self._checked(), self._desk.max_length
+        arguments = tool.parse(self._call.arguments)
+        if tool.requires_approval:
+            request = ApprovalRequest(
+                **self._desk.caller.model_dump(),
+                tool_call_id=self._call.id,
+                tool_name=tool.name,
+                arguments=self._call.arguments,
+            )
+            await approve(self._desk.approver, request)
+        replies = tool.start(arguments, self._desk.caller)
+        timeout = asyncio.timeout(tool.timeout)
+        try:
+            async with timeout:
+                if tool.agent is not None:
+                    self.inner.append(_labelled(replies, self._call, tool.agent.alias))
+                elif limit is None:
+                    async for token in replies.as_single_promise():
+                        yield token
+                messages = _result_of(await replies)
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise ToolError(f"it was stopped after {tool.timeout:g} s, because that is its limit") from error
+        finally:
+            replies.cancel()  # it may be that nobody wants it any more
+        images = [part for message in messages for part in parts_of(message) if isinstance(part, ImagePart)]
+        if images:
+            promise.add_metadata(parts=images)
+        text = "\n\n".join(str(message) for message in messages if str(message))
+        if text and (tool.agent is not None or limit is not None):
+            yield _cut(text, limit)
+
+    def _checked(self) -> Tool:
+        if self.tool is None:
+            known = ", ".join(self._desk.tools) or "none"
+            raise ToolError(f"there is no tool {self._call.name!r}; there are: {known}")
+        return self.tool
+
+
+def _result_of(messages: Sequence[Message]) -> list[Message]:
+    """What of the messages of a tool is its result."""
+    said = [
+        message
+        for message in messages
+        if not getattr(message, "inside_tool_call", None) and role_of(message) not in ("tool", "system")
+    ]
+    answers = [message for message in said if getattr(message, "role", None) == "assistant"]
+    return answers or said  # of an LLM that was asked to mend its answer, what it was asked is no result
 
 
 async def _labelled(replies: MessageSequencePromise, call: ToolCallPart, agent: str) -> AsyncIterator[MessagePromise]:

@@ -215,7 +215,7 @@ class MessageStream:
                 if not getattr(message, "inside_tool_call", None):
                     made.append(message)
                 if self._debug_print:
-                    print(_shown(message), flush=True)  # noqa: T201
+                    print(_shown(message), flush=True)
         except BudgetExceededError:
             stop_reason = "budget_exceeded"
         messages = sendable([*self._sent, *made])
