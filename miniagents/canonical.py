@@ -3,7 +3,9 @@
 Keys are sorted, there is no white space, and what JSON has no type for is written as an object with one key that begins
 with `$`: `{"$datetime":"2026-01-01T00:00:00"}`, and `{"$frozen":"<hash key>"}` for a nested frozen object. A key of the
 value itself that begins with `$` is written with one more `$`, so that no plain data can be mistaken for something
-else. An enum member that is a string or a number is written, and equals, that string or number.
+else. An enum member that is a string or a number is written, and equals, that string or number; others are written with
+the names of their class and of their own. Of a datetime its offset to UTC is written, without the name of a time zone,
+and of a Decimal all digits, trailing zeros included.
 The same value gives the same text in every process and version of Python.
 """
 
@@ -11,7 +13,7 @@ import base64
 import hashlib
 import json
 import json.encoder
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -24,25 +26,26 @@ CLASS_KEY = "$class"
 """The key under which the name of a frozen object's class stands, before all others."""
 
 
-def canonical_json(content: Mapping[str, Any], class_name: str) -> str:
+def canonical_json(content: Mapping[str, Any], class_name: str, key_of: Callable[[Any], str]) -> str:
     """Writes the content of a frozen object.
 
     Args:
         content: The fields by their names; frozen values all the way down.
         class_name: The name of the object's class.
+        key_of: Gives the hash key of a nested frozen object, and refuses what is none.
 
     Returns:
         The text. It may hold lone surrogates if the content does.
     """
-    text = _encode(content, tag := _Tagger())
+    text = _encode(content, tag := _Tagger(key_of))
     if '"$' in text and text.count('"$') != tag.count:  # some string of the content begins with $, maybe a key
-        text = _encode(_escape(content), _Tagger())
+        text = _encode(_escape(content), _Tagger(key_of))
     separator = "" if text == "{}" else ","
-    return f'{{"{CLASS_KEY}":"{class_name}"{separator}{text[1:]}'
+    return f'{{"{CLASS_KEY}":{_quote(class_name)}{separator}{text[1:]}'
 
 
 def canonical_text(text: str, class_name: str) -> str:
-    """Writes what has a text and nothing else, faster than `canonical_json({"text": text}, class_name)` does."""
+    """Writes what has a text and nothing else, faster than `canonical_json`; the name of the class has to be plain."""
     return f'{{"{CLASS_KEY}":"{class_name}","text":{_quote(text)}}}'
 
 
@@ -61,29 +64,29 @@ def sha256_hex(text: str) -> str:
 class _Tagger:
     """Writes what JSON has no type for, and counts how often it had to."""
 
-    __slots__ = ("count",)
+    __slots__ = ("count", "key_of")
 
-    def __init__(self) -> None:
+    def __init__(self, key_of: Callable[[Any], str]) -> None:
         self.count = 0
+        self.key_of = key_of
 
     def __call__(self, value: Any) -> Any:
         self.count += 1
-        hash_key = getattr(value, "hash_key", None)
-        if hash_key is not None:
-            return {"$frozen": hash_key}
-        if isinstance(value, datetime):
-            return {"$datetime": value.isoformat()}
-        if isinstance(value, date):
-            return {"$date": value.isoformat()}
-        if isinstance(value, UUID):
-            return {"$uuid": str(value)}
-        if isinstance(value, Decimal):
-            return {"$decimal": str(value)}
-        if isinstance(value, bytes):
-            return {"$bytes": base64.b64encode(value).decode("ascii")}
+        for kind, (tag, write) in _WRITERS.items():
+            if isinstance(value, kind):
+                return {tag: write(value)}
         if isinstance(value, Enum):
-            return {"$enum": [type(value).__qualname__, value.name]}
-        raise TypeError(f"{value!r:.100} is not frozen, so it has no canonical form")
+            return {"$enum": [type(value).__qualname__, value.value if value.name is None else value.name]}
+        return {"$frozen": self.key_of(value)}
+
+
+_WRITERS: dict[type, tuple[str, Callable[[Any], str]]] = {
+    datetime: ("$datetime", datetime.isoformat),
+    date: ("$date", date.isoformat),
+    UUID: ("$uuid", str),
+    Decimal: ("$decimal", lambda value: str(value).upper()),  # whether it is 1E+2 or 1e+2 depends on the context
+    bytes: ("$bytes", lambda value: base64.b64encode(value).decode("ascii")),
+}
 
 
 def _escape(value: Any) -> Any:

@@ -4,8 +4,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
-from miniagents.canonical import canonical_text
-from miniagents.frozen import ATOMS, Frozen, FrozenDict, FrozenSetOfNames, freeze
+from miniagents.canonical import canonical_json, canonical_text
+from miniagents.frozen import (
+    ATOMS,
+    NO_ITEMS,
+    Frozen,
+    FrozenDict,
+    FrozenSetOfNames,
+    fill_dict,
+    freeze,
+    key_of_nested,
+    new_dict,
+)
 from promising.promise import StartSoon
 from promising.sentinels import DEFAULT
 
@@ -16,7 +26,6 @@ __all__ = ["Message"]
 
 MessageT = TypeVar("MessageT", bound="Message")
 
-_NO_METADATA = FrozenDict()
 _NO_FIELDS = FrozenSetOfNames()
 _TEXT_ONLY = FrozenSetOfNames({"text"})  # shared by all messages that are text and nothing else, which most of them are
 
@@ -53,22 +62,26 @@ class Message(Frozen):
             return
         # The same outcome as above, without pydantic's validator: it has nothing to validate here, and this is done for
         # each reply of each agent.
-        self.__dict__["text"] = text  # pyright: ignore[reportIndexIssue]  # an object's is a dict, whatever it says
+        fields = self.__dict__
+        if fields:
+            self._refuse_if_made()
+        fields["text"] = text  # pyright: ignore[reportIndexIssue]  # an object's is a dict, whatever it says
         if metadata:
             if not self._taken_names.isdisjoint(metadata):
                 self._check_names(metadata)
-            extra = FrozenDict(
-                {
-                    name: value if type(value) in ATOMS else freeze(value, f"Message.{name}")
-                    for name, value in metadata.items()
-                }
-            )
+            for name, value in metadata.items():
+                if type(value) not in ATOMS:
+                    metadata[name] = freeze(value, f"Message.{name}")
+            extra = new_dict(FrozenDict)
+            fill_dict(extra, metadata)
             _set(self, "__pydantic_extra__", extra)
             _set(self, "__pydantic_fields_set__", {*extra} if text is None else {"text", *extra})
         else:
-            _set(self, "__pydantic_extra__", _NO_METADATA)
+            _set(self, "__pydantic_extra__", NO_ITEMS)
             _set(self, "__pydantic_fields_set__", _NO_FIELDS if text is None else _TEXT_ONLY)
         _set(self, "__pydantic_private__", None)
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # see `Frozen`
 
     @classmethod
     def promise(
@@ -100,14 +113,18 @@ class Message(Frozen):
 
     def serialize(self) -> str:
         """See `Frozen.serialize`."""
-        if type(self) is Message and not self.__pydantic_extra__ and self.text is not None:
-            return canonical_text(self.text, "Message")
+        if type(self) is Message:
+            text, extra = self.text, self.__pydantic_extra__
+            if extra:
+                return canonical_json({"text": text, **extra}, "Message", key_of_nested)
+            if text is not None:
+                return canonical_text(text, "Message")
         return super().serialize()
 
     def __str__(self) -> str:
         if self.text is not None:
             return self.text
-        return super().__str__() if self.model_fields_set else ""
+        return super().__str__() if self.__pydantic_fields_set__ else ""
 
 
 _set = object.__setattr__
