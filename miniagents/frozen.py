@@ -27,6 +27,7 @@ new_dict: Any = dict.__new__
 fill_dict: Any = dict.update
 """With `new_dict`, how to make a `FrozenDict` of what is known to be frozen."""
 _LEAVES = ATOMS | {int, float}
+_MUTABLE = frozenset({list, dict, set})
 _CACHED = "_hash_key"
 _HUGE = 10**4300  # Python itself refuses to write, and to read, integers of more digits
 
@@ -244,7 +245,11 @@ NO_ITEMS = FrozenDict()
 
 
 def _freeze_validated(validated: FrozenT) -> FrozenT:
-    if type(validated.__pydantic_extra__) is not FrozenDict:  # otherwise it was frozen before it was validated
+    # Objects that are frozen already come here, too, since pydantic passes them on; but then validators of the class may
+    # just have set a field.
+    if type(validated.__pydantic_extra__) is not FrozenDict or not _MUTABLE.isdisjoint(
+        map(type, validated.__dict__.values())
+    ):
         validated._freeze_in_place()
     return validated
 
