@@ -85,11 +85,12 @@ class PromisingContext(Owner):
 
     @classmethod
     def outermost(cls) -> "PromisingContext | None":
-        """The outermost open context here, of whatever class, or None outside of any."""
+        """The outermost open context of the event loop at work here, of whatever class, or None outside of any."""
+        loop = asyncio.get_running_loop()
         found: PromisingContext | None = None
         owner = owner_at_work()
         while owner is not None and owner._scope is not None:
-            if not owner._scope._over:
+            if owner._scope.loop is loop:  # a thread with a loop of its own inherits the contexts of its starter
                 found = owner._scope
             owner = owner._scope._outer
         return found

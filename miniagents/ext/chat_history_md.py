@@ -10,12 +10,12 @@ A message in the file::
     <!-- /miniagents -->
 
 The first comment names the class and holds whatever else is known of the message as JSON; the heading says the role and
-the model. Everything between the heading and the end mark is text. If a line of it looks like one of the two marks, it gets
-a backslash (`<!-- \/miniagents -->`), which is taken off again. A message without an end mark was torn when the process
-that wrote it was killed: it is left out, and taken away by the next addition.
+the model. Everything between the heading and the end mark is text. If a line of it looks like one of the two marks, it
+gets a backslash (`<!-- \/miniagents -->`), which is taken off again. A message without an end mark was torn when the
+process that wrote it was killed: it is left out, and taken away by the next addition.
 
-A person may also just write a heading, `## user`, `## assistant` or `## system`, and some text below it. What stands before
-the first message is ignored.
+A person may also just write a heading, `## user`, `## assistant` or `## system`, and some text below it. What stands
+before the first message is ignored.
 """
 
 import json
@@ -151,7 +151,8 @@ def _reason(path: Path, what: str, error: OSError | UnicodeDecodeError) -> str:
 
 
 def _format(message: Message) -> str:
-    fields = {name: to_plain(value) for name, value in message if name != "text"}
+    given = {*message.model_fields_set, "role"} - {"text"}  # what was not given will be what it is by default
+    fields = {name: to_plain(value) for name, value in message if name in given}
     role, model = fields.get("role"), fields.get("model")
     heading = f"## {_NO_ROLE}"
     if isinstance(role, str) and role != _NO_ROLE and re.fullmatch(r"[^\s()]+", role):
@@ -165,8 +166,7 @@ def _format(message: Message) -> str:
     # In a comment "--" is not allowed; in JSON it can only stand inside a string.
     comment = json.dumps({"class": type(message).__name__, **fields}, separators=(",", ":")).replace("--", "-\\u002d")
     text = "" if message.text is None else _LOOKS_LIKE_A_MARK.sub(r"<!-- \\\1", _valid(message.text))
-    block = f"{_START_BEGINS}{comment} -->\n{_valid(heading)}\n\n{text}\n\n<!-- /miniagents -->\n\n"
-    return block
+    return f"{_START_BEGINS}{comment} -->\n{_valid(heading)}\n\n{text}\n\n<!-- /miniagents -->\n\n"
 
 
 def _valid(text: str) -> str:
@@ -248,7 +248,7 @@ def _without_torn_tail(text: str) -> str:
 
 
 def _end_of_complete(text: str) -> int:
-    """Where the file would end if nothing had been torn: behind the last message, or at the end of what a person wrote."""
+    """Where the file would end if nothing had been torn: behind the last message, or what a person wrote at the end."""
     torn = None
     position = 0
     while (start := _next_line_match(_START, text, position)) is not None:

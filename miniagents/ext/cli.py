@@ -74,8 +74,8 @@ def chat(
 ) -> None:
     """Chat with a model in this terminal, or through a pipe: echo hi | miniagents chat.
 
-    OPENAI_API_KEY or ANTHROPIC_API_KEY (in the environment, or in a file .env in the current folder) choose the provider;
-    OPENAI_BASE_URL points to a server of your own. With none of them an offline model answers.
+    OPENAI_API_KEY or ANTHROPIC_API_KEY (in the environment, or in a file .env in the current folder) choose the
+    provider; OPENAI_BASE_URL points to a server of your own. With none of them an offline model answers.
 
     In the chat, Enter sends and Alt+Enter breaks the line. Ctrl+C stops an answer, or leaves. /help says more.
     """

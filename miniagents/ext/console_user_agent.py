@@ -26,8 +26,8 @@ async def console_user_agent(
     """Shows what assistants say, token by token, then asks the person, and replies with the conversation so far.
 
     In a terminal: Enter sends, Alt+Enter breaks the line, a paste is one message; Ctrl+C during an answer cancels the
-    answer and keeps what was said, at the prompt it leaves, as does Ctrl+D; `/help` says more. An error is shown, and the
-    chat goes on. In a pipe each line that is not blank is a message, and an error ends the chat.
+    answer and keeps what was said, at the prompt it leaves, as does Ctrl+D; `/help` says more. An error is shown, and
+    the chat goes on. In a pipe each line that is not blank is a message, and an error ends the chat.
 
     Args:
         ctx: What is to be shown.

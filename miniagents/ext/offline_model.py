@@ -88,8 +88,8 @@ async def _relay(ctx: InteractionContext) -> None:
 def _through_relays(speaker: MiniAgent) -> MessageSequencePromise:
     replies = speaker.inquire(
         f"This text has come to you through {_RELAYS} agents. Each of them read the stream of the one before and "
-        "appended every token to a stream of its own, and none waited for the end: the first words were here before the "
-        "last had been said."
+        "appended every token to a stream of its own, and none waited for the end: the first words were here before "
+        "the last had been said."
     )
     for number in range(_RELAYS):
         replies = _relay.fork(alias=f"RELAY_{number + 1}").inquire(replies)

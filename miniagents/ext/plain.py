@@ -1,8 +1,8 @@
 """Frozen values as plain JSON data, and back, with their types.
 
-What JSON has no type for is written as an object with one key that begins with `$`, as in `miniagents.canonical`, except
-that nested frozen objects are written out. Reading makes objects of classes that exist in this process only; it imports
-nothing that the data names.
+What JSON has no type for is written as an object with one key that begins with `$`, as in `miniagents.canonical`,
+except that nested frozen objects are written out. Reading makes objects of classes that exist in this process only; it
+imports nothing that the data names.
 """
 
 import base64
@@ -57,9 +57,9 @@ def from_plain(plain: Any) -> Any:
         plain: What `to_plain` has made.
 
     Returns:
-        The value, with lists in place of tuples. Objects of classes that are not known here come back as dicts, those of
-        unknown message classes as `Message`. Members of enums come back as their values, except in fields that declare
-        them.
+        The value, with lists in place of tuples. Objects of classes that are not known here come back as dicts, those
+        of unknown message classes as `Message`. Members of enums come back as their values, except in fields that
+        declare them.
     """
     if isinstance(plain, list):
         return [from_plain(item) for item in plain]

@@ -67,8 +67,10 @@ async def test_any_message_comes_back(tmp_path: Path, contents: list[tuple[str, 
     """Whatever the texts and the metadata are, the messages that come back are equal."""
     path = tmp_path / "chat.md"
     path.unlink(missing_ok=True)
-    clean = [(t, {k: v for k, v in m.items() if "\ud800" > str(v) or not any("\ud800" <= c <= "\udfff" for c in str(v))})
-             for t, m in contents]
+    clean = [
+        (t, {k: v for k, v in m.items() if str(v) < "\ud800" or not any("\ud800" <= c <= "\udfff" for c in str(v))})
+        for t, m in contents
+    ]
     messages = tuple(Message(text, **metadata) for text, metadata in clean)  # type: ignore[arg-type]
     assert await roundtrip(path, *messages) == messages
 

@@ -28,7 +28,13 @@ def environment(**variables: str) -> dict[str, str]:
 
 def chat(folder: Path, stdin: str, *options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*COMMAND, *options], input=stdin, cwd=folder, env=environment(**variables), capture_output=True, text=True, timeout=50
+        [*COMMAND, *options],
+        input=stdin,
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=50,
     )
 
 
@@ -94,7 +100,9 @@ def test_errors_of_the_model(tmp_path: Path) -> None:
     """A refused connection and a wrong model name are one line and exit code 1; the question is kept."""
     refused = chat(tmp_path, "hi", OPENAI_BASE_URL="http://127.0.0.1:9/v1", OPENAI_API_KEY="sk-secret")
     with llm_server_in_thread(Reply(status=404, error=("model_not_found", "no such model, sk-secret"))) as server:
-        wrong = chat(tmp_path, "hi", "--model", "openai:x", OPENAI_BASE_URL=server.openai_url, OPENAI_API_KEY="sk-secret")
+        wrong = chat(
+            tmp_path, "hi", "--model", "openai:x", OPENAI_BASE_URL=server.openai_url, OPENAI_API_KEY="sk-secret"
+        )
     for done in (refused, wrong):
         assert done.returncode == 1
         assert len(done.stderr.splitlines()) == 2
@@ -107,7 +115,9 @@ def test_version_and_help() -> None:
     """`--version` and `--help` answer without importing an SDK."""
     code = "import sys; from miniagents.ext.cli import main\ntry: main()\nfinally: assert 'openai' not in sys.modules"
     for option, expected in (("--version", __version__), ("--help", "chat")):
-        done = subprocess.run([sys.executable, "-c", code, option], cwd=ROOT, capture_output=True, text=True, timeout=50)
+        done = subprocess.run(
+            [sys.executable, "-c", code, option], cwd=ROOT, capture_output=True, text=True, timeout=50
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert expected in done.stdout
 

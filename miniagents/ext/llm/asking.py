@@ -8,7 +8,6 @@ from typing import Any
 from miniagents.ext.llm import budget
 from miniagents.ext.llm.answer import Answer, explained_error
 from miniagents.ext.llm.conversation import sendable
-from miniagents.ext.llm.endpoint import Endpoint
 from miniagents.ext.llm.hooks import BeforeRequest
 from miniagents.ext.llm.llm_common import (
     AssistantMessage,
@@ -45,7 +44,6 @@ def ask(provider: Provider, conversation: Awaitable[Sequence[Message]], call: Ca
     Returns:
         The promise of the answer, which streams. Cancelling it closes the HTTP response.
     """
-
     accounts = payers()  # the answer may be asked for when the agent itself has ended
 
     async def streamer(promise: AnswerPromise) -> AsyncIterator[str]:

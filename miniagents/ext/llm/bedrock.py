@@ -27,8 +27,8 @@ async def bedrock_agent(ctx: InteractionContext, model: str = DEFAULT_BEDROCK_MO
         ctx: What is sent: the conversation; see `anthropic_agent`.
         model: The name of the model, or of an inference profile.
         **options: See `anthropic_agent`, and beside that: `region_name` (else the environment variable AWS_REGION or
-            AWS_DEFAULT_REGION, else that of the AWS profile); `aws_access_key`, `aws_secret_key`, `aws_session_token` or
-            `aws_profile` (else what boto3 finds in the environment); `api_key` for a Bedrock key (else
+            AWS_DEFAULT_REGION, else that of the AWS profile); `aws_access_key`, `aws_secret_key`, `aws_session_token`
+            or `aws_profile` (else what boto3 finds in the environment); `api_key` for a Bedrock key (else
             AWS_BEARER_TOKEN_BEDROCK); `base_url` (else ANTHROPIC_BEDROCK_BASE_URL).
 
     Raises:

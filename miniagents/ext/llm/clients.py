@@ -6,7 +6,7 @@ wherever agents are.
 
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from contextlib import aclosing
-from enum import Enum
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from miniagents.agents import MiniAgent
@@ -36,7 +36,7 @@ T = TypeVar("T")
 DEFAULT_MAX_TOKENS = 4096
 
 
-class ChatRole(str, Enum):
+class ChatRole(StrEnum):
     """Who speaks."""
 
     SYSTEM = "system"

@@ -1,4 +1,4 @@
-"""Conversations as they can be sent: what has to stand together does, and what is none of the model's business is out."""
+"""Conversations as they can be sent: what has to stand together does, and what is not the model's business is out."""
 
 import hashlib
 import re

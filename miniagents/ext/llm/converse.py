@@ -6,9 +6,8 @@ goes into the reply of the agent at once, token by token.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -109,8 +108,7 @@ class _Conversation:
         return message
 
     async def _to_be_sent(self) -> MessageSequencePromise:
-        conversation = MessageSequencePromise.on_messages(list(self._said))
-        return conversation
+        return MessageSequencePromise.on_messages(list(self._said))
 
     async def _call_tools(self, calls: Sequence[ToolCallPart]) -> None:
         from miniagents.ext.tools.calls import Desk, call_tool
@@ -162,7 +160,8 @@ class _Conversation:
             return False
         self._repairs += 1
         request = UserMessage(
-            f"Your answer does not have the form that is wanted: {problems}\nAnswer once more, with all of it put right.",
+            f"Your answer does not have the form that is wanted: {problems}\n"
+            "Answer once more, with all of it put right.",
             agent=self._call.agent,
         )
         self._ctx.reply(request)

@@ -96,8 +96,8 @@ class Endpoint(NamedTuple):
     def clean(self, error: BaseException) -> None:
         """Hides the secrets in an error and in all that it was caused by: servers and transports may repeat them.
 
-        Errors of SDKs hold the request, with the key among its headers; it is replaced by one without headers. Where the
-        server has repeated a secret, its response and the errors below are left out altogether.
+        Errors of SDKs hold the request, with the key among its headers; it is replaced by one without headers. Where
+        the server has repeated a secret, its response and the errors below are left out altogether.
 
         Args:
             error: The error, which is changed.

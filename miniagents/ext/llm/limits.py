@@ -9,7 +9,7 @@ __all__ = ["RequestLimit"]
 
 
 class RequestLimit:
-    """Holds requests back so that there are not too many at once, or in a minute. It is shared by all that it is given to.
+    """Holds requests back so that there are not too many at once, or in a minute. All that are given it share it.
 
     A request counts as running until its answer is complete. In a context with `start_everything_soon_by_default=False`
     an answer that nobody reads to its end is never complete, and holds its place.

@@ -1,7 +1,7 @@
 """The parts of messages that are more than text: images, thoughts, and calls of tools.
 
-What a model has said, or is told, is the `text` of a message; what else belongs to the message are its `parts`. They are
-the same for all providers, each of which translates them to and from its wire format.
+What a model has said, or is told, is the `text` of a message; what else belongs to the message are its `parts`. They
+are the same for all providers, each of which translates them to and from its wire format.
 """
 
 import base64

@@ -4,10 +4,9 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -70,7 +69,7 @@ async def with_retries(
         if asked_for is not None:
             return asked_for
         backoff: float = min(_FIRST_WAIT * 2 ** (state.attempt_number - 1), _LONGEST_WAIT)
-        return backoff * random.uniform(0.75, 1.0)  # noqa: S311  (so that many do not come back at the same moment)
+        return backoff * random.uniform(0.75, 1.0)
 
     def is_enough(state: RetryCallState) -> bool:
         return state.attempt_number > retries or state.idle_for + state.upcoming_sleep > MAX_WAITING_SECONDS

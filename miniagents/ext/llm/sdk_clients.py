@@ -50,7 +50,7 @@ async def borrowed_client(make: Callable[..., Any], **options: Any) -> AsyncIter
         The client. It is closed when the outermost open context of this event loop ends, or at the end of this block
         where there is none.
     """
-    context = _outermost_context()
+    context = PromisingContext.outermost()
     if context is None:
         client = _made(make, options)
         try:
@@ -94,11 +94,3 @@ def parameters_of(function: Callable[..., Any]) -> frozenset[str]:
     if found is None:
         found = _parameters[name] = frozenset(inspect.signature(function).parameters)
     return found
-
-
-def _outermost_context() -> PromisingContext | None:
-    context = PromisingContext.outermost()
-    if context is not None and context.loop is not asyncio.get_running_loop():
-        # A thread with an event loop of its own has inherited the context variables of the place that started it.
-        context = PromisingContext.current()
-    return context

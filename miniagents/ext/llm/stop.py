@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-__all__ = ["Stopped", "StopSwitch", "watch_for_stop_signal"]
+__all__ = ["StopSwitch", "Stopped", "watch_for_stop_signal"]
 
 _logger = logging.getLogger("miniagents")
 
