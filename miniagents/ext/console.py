@@ -33,7 +33,7 @@ class Console(ABC):
         sys.stdout.write(token.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         sys.stdout.flush()
 
-    def begin_answer(self) -> None:
+    def begin_answer(self) -> None:  # noqa: B027  (there is nothing that has to be done)
         """Is called before the first token of a message."""
 
     def end_answer(self) -> None:

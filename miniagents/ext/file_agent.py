@@ -21,7 +21,7 @@ async def file_agent(ctx: InteractionContext, file: str | os.PathLike[str], deli
     ctx.reply(ctx.message_promises)
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors="replace", newline="") as target:
+    with path.open("w", encoding="utf-8", errors="replace", newline="") as target:  # noqa: ASYNC230  (a local file)
         async for token in ctx.message_promises.as_single_promise(delimiter):
             target.write(token)
             target.flush()
