@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
@@ -254,22 +255,29 @@ def _freeze_validated(validated: FrozenT) -> FrozenT:
     return validated
 
 
-def _let_lists_be_tuples(schema: Any, cls: type) -> None:
+def _let_lists_be_tuples(cls: type, schema: Any, handler: GetCoreSchemaHandler) -> None:
     """Has fields that are declared as lists written as the tuples that they have become, without a warning."""
-    if isinstance(schema, list):
-        for part in schema:
-            _let_lists_be_tuples(part, cls)
-    elif isinstance(schema, dict) and schema.get("cls", cls) is cls:  # that of another class may be its own
-        if schema.get("type") == "list" and "serialization" not in schema:
-            written = tuple_variable_schema(schema.get("items_schema"))
-            schema["serialization"] = wrap_serializer_function_ser_schema(_write, schema=written)
-        for key, part in schema.items():
-            if key not in ("default", "metadata", "serialization"):
-                _let_lists_be_tuples(part, cls)
+    pending, seen = [schema], set()
+    while pending:
+        part = pending.pop()
+        if isinstance(part, list):
+            pending.extend(part)
+        elif isinstance(part, dict) and id(part) not in seen:
+            seen.add(id(part))
+            kind = part.get("type")
+            if kind == "definition-ref":
+                with suppress(LookupError):  # the class itself is not known yet
+                    pending.append(handler.resolve_ref_schema(part))
+            elif kind not in ("model", "dataclass") or part.get("cls") is cls:  # others see to their own lists
+                if kind == "list" and "serialization" not in part:
+                    written = tuple_variable_schema(part.get("items_schema"))
+                    part["serialization"] = wrap_serializer_function_ser_schema(_write, schema=written)
+                pending.extend(part[key] for key in part.keys() - {"default", "metadata", "serialization"})
 
 
 def _write(value: Any, write: Any) -> Any:
-    return write(value)
+    # What is a list still is part of a type that other models use, too.
+    return list(write(tuple(value))) if isinstance(value, list) else write(value)
 
 
 class Frozen(BaseModel):
@@ -321,7 +329,7 @@ class Frozen(BaseModel):
         """Freezes what comes out of the validation, wherever that is asked for, after all validators of the class."""
         schema: Any = handler(source)
         if schema["type"] != "function-after" or schema["function"].get("function") is not _freeze_validated:
-            _let_lists_be_tuples(schema, cls)
+            _let_lists_be_tuples(cls, schema, handler)
             # The schema is changed in place, since fields of the class's own type refer to it.
             validated: Any = {key: part for key, part in schema.items() if key != "ref"}
             reference = schema.get("ref")
