@@ -17,6 +17,7 @@ from miniagents.ext.llm.llm_common import ToolResultMessage, role_of
 from miniagents.ext.llm.parts import ImagePart, ToolCallPart, parts_of
 from miniagents.ext.llm.stop import Stopped, StopSwitch
 from miniagents.ext.tools.approval import ApprovalRequest, approve
+from miniagents.ext.tools.labelled import LabelledPromise
 from miniagents.ext.tools.tool import Tool, ToolError
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
@@ -158,34 +159,15 @@ async def _labelled(replies: MessageSequencePromise, call: ToolCallPart, agent: 
     """What an agent says while it works as a tool, marked as such. Errors are left to the result of the call."""
     with suppress(Exception):
         async for promise in replies:
-            yield _copy(promise, call, agent)
-
-
-def _copy(promise: MessagePromise, call: ToolCallPart, agent: str) -> MessagePromise:
-    async def streamer(copy: MessagePromise) -> AsyncIterator[str]:
-        fields: dict[str, Any] = {}
-        try:
-            async for token in promise:
-                yield token
-            await promise
-        except Exception:
-            fields["interrupted"] = True
-        fields |= promise.metadata
-        copy.add_metadata(**{**fields, **_labels(fields, call, agent)})
-        if "interrupted" in fields:
-            copy.fall_back_to_plain_message()
-
-    known = promise.metadata
-    return promise.message_class.promise(streamer, **{**known, **_labels(known, call, agent)})
-
-
-def _labels(known: Mapping[str, Any], call: ToolCallPart, agent: str) -> dict[str, Any]:
-    """Who speaks, and inside of which call, as far as that does not stand there already."""
-    return {
-        "role": known.get("role") or "assistant",
-        "agent": known.get("agent") or agent,
-        "inside_tool_call": known.get("inside_tool_call") or call.id,
-    }
+            known = promise.metadata
+            yield LabelledPromise(
+                promise,
+                {
+                    "role": known.get("role") or "assistant",
+                    "agent": known.get("agent") or agent,
+                    "inside_tool_call": known.get("inside_tool_call") or call.id,
+                },
+            )
 
 
 def _in_words(error: Exception, call: ToolCallPart) -> str:
