@@ -246,8 +246,8 @@ NO_ITEMS = FrozenDict()
 
 
 def _freeze_validated(validated: FrozenT) -> FrozenT:
-    # Objects that are frozen already come here, too, since pydantic passes them on; but then validators of the class may
-    # just have set a field.
+    # Objects that are frozen already come here, too, since pydantic passes them on; but validators of the class may just
+    # have set a field of them.
     if type(validated.__pydantic_extra__) is not FrozenDict or not _MUTABLE.isdisjoint(
         map(type, validated.__dict__.values())
     ):
@@ -257,7 +257,8 @@ def _freeze_validated(validated: FrozenT) -> FrozenT:
 
 def _let_lists_be_tuples(cls: type, schema: Any, handler: GetCoreSchemaHandler) -> None:
     """Has fields that are declared as lists written as the tuples that they have become, without a warning."""
-    pending, seen = [schema], set()
+    pending: list[Any] = [schema]
+    seen: set[int] = set()
     while pending:
         part = pending.pop()
         if isinstance(part, list):
@@ -267,8 +268,8 @@ def _let_lists_be_tuples(cls: type, schema: Any, handler: GetCoreSchemaHandler) 
             kind = part.get("type")
             if kind == "definition-ref":
                 with suppress(LookupError):  # the class itself is not known yet
-                    pending.append(handler.resolve_ref_schema(part))
-            elif kind not in ("model", "dataclass") or part.get("cls") is cls:  # others see to their own lists
+                    pending.append(handler.resolve_ref_schema(part))  # pyright: ignore[reportArgumentType]
+            elif kind not in ("model", "dataclass") or part.get("cls") is cls:  # others see to theirs
                 if kind == "list" and "serialization" not in part:
                     written = tuple_variable_schema(part.get("items_schema"))
                     part["serialization"] = wrap_serializer_function_ser_schema(_write, schema=written)
