@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_PROVIDERS = "openai:NAME, anthropic:NAME or offline"
+_PROVIDERS = "openai:NAME, anthropic:NAME, bedrock:NAME, vertex:NAME or offline"
 
 
 class _Choice(NamedTuple):
@@ -152,7 +152,7 @@ def _choose(model: str | None) -> _Choice:
         why = "" if model else " No OPENAI_API_KEY, ANTHROPIC_API_KEY or OPENAI_BASE_URL is set."
         paced = offline_agent.fork(seconds_per_token=0.01 if sys.stdout.isatty() else 0.0)  # to be seen streaming
         return _Choice(paced, f"This is the offline model; ask it for help.{why}")
-    if (model and not name) or provider not in ("openai", "anthropic"):
+    if (model and not name) or provider not in ("openai", "anthropic", "bedrock", "vertex"):
         raise _UsageError(f"there is no model {model!r}; --model takes {_PROVIDERS}")
     if provider == "openai":
         from miniagents.ext.llm.openai import DEFAULT_OPENAI_MODEL, check_openai_key, openai_agent
@@ -160,6 +160,14 @@ def _choose(model: str | None) -> _Choice:
         check_openai_key()
         name = name or DEFAULT_OPENAI_MODEL
         return _Choice(openai_agent.fork(model=name), f"This is {name} of OpenAI, or of the server at OPENAI_BASE_URL.")
+    if provider == "bedrock":
+        from miniagents.ext.llm.bedrock import bedrock_agent
+
+        return _Choice(bedrock_agent.fork(model=name), f"This is {name} of AWS Bedrock.")
+    if provider == "vertex":
+        from miniagents.ext.llm.vertex import vertex_agent
+
+        return _Choice(vertex_agent.fork(model=name), f"This is {name} of Google Vertex.")
     from miniagents.ext.llm.anthropic import DEFAULT_ANTHROPIC_MODEL, anthropic_agent, check_anthropic_key
 
     check_anthropic_key()
