@@ -246,8 +246,8 @@ NO_ITEMS = FrozenDict()
 
 
 def _freeze_validated(validated: FrozenT) -> FrozenT:
-    # Objects that are frozen already come here, too, since pydantic passes them on; but validators of the class may just
-    # have set a field of them.
+    # Objects that are frozen already come here, too, since pydantic passes them on; but validators of the class may
+    # have just set a field of them.
     if type(validated.__pydantic_extra__) is not FrozenDict or not _MUTABLE.isdisjoint(
         map(type, validated.__dict__.values())
     ):
@@ -273,7 +273,7 @@ def _let_lists_be_tuples(cls: type, schema: Any, handler: GetCoreSchemaHandler) 
                 if kind == "list" and "serialization" not in part:
                     written = tuple_variable_schema(part.get("items_schema"))
                     part["serialization"] = wrap_serializer_function_ser_schema(_write, schema=written)
-                pending.extend(part[key] for key in part.keys() - {"default", "metadata", "serialization"})
+                pending.extend(part[key] for key in part.keys() - {"default", "metadata"})
 
 
 def _write(value: Any, write: Any) -> Any:

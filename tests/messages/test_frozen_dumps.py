@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, Field, PlainSerializer, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
@@ -137,8 +137,10 @@ def test_serializers_of_items_are_used() -> None:
     class Shown(Frozen):
         prices: list[Annotated[int, PlainSerializer(lambda price: f"{price} EUR")]]
 
-    assert Shown(prices=[1, 2]).model_dump() == {"prices": ("1 EUR", "2 EUR")}
-    assert Shown(prices=[1, 2]).model_dump_json() == '{"prices":["1 EUR","2 EUR"]}'
+        total: Annotated[list[int], PlainSerializer(sum)] = [1, 2]
+
+    assert Shown(prices=[1, 2]).model_dump(exclude={"total"}) == {"prices": ("1 EUR", "2 EUR")}
+    assert Shown(prices=[1, 2]).model_dump_json() == '{"prices":["1 EUR","2 EUR"],"total":3}'
 
 
 def test_mutable_models_are_left_alone() -> None:
@@ -146,8 +148,28 @@ def test_mutable_models_are_left_alone() -> None:
 
     class Either(Frozen):
         value: Mutable | list[int]
+        like_a_schema: dict[str, str] = {"type": "list"}
 
-    assert Either(value=[1]).model_dump() == {"value": (1,)}
+    class Deferred(Frozen):
+        model_config = ConfigDict(defer_build=True)
+
+        row: Row
+
+    class Both(BaseModel):  # builds both at once
+        first: Row
+        deferred: Deferred
+        second: Row
+
+    row: Row = {"cells": [1]}
+    assert Both(first=row, deferred={"row": row}, second=row).model_dump() == {  # type: ignore[arg-type]
+        "first": row,
+        "deferred": {"row": {"cells": (1,)}},
+        "second": row,
+    }
+    assert Either(value=[1]).like_a_schema == {"type": "list"}
+    assert "function-wrap" not in str(Mutable.__pydantic_core_schema__)
+
+    assert Either(value=[1]).model_dump(include={"value"}) == {"value": (1,)}
     with pytest.raises(TypeError, match="Mutable is a mutable model"):
         Either(value=Mutable())
     assert Mutable().model_dump() == TypeAdapter(Mutable).dump_python(Mutable()) == {"numbers": [1]}
