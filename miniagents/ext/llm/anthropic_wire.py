@@ -59,6 +59,9 @@ class AnthropicWire(Provider):
         request: dict[str, Any] = {}
         instructions: list[dict[str, Any]] = []
         turns: list[tuple[str, list[dict[str, Any]]]] = []
+        system = call.options.system
+        if isinstance(system, Message):  # it may have a marker, too
+            messages, system = [system.model_copy(update={"role": "system"}), *messages], None
         markers = 0
         for message in reversed(messages):  # the latest markers count, where there are more than the provider takes
             role = role_of(message)
@@ -75,7 +78,7 @@ class AnthropicWire(Provider):
                 else:
                     turns.append((role, blocks))
         request["messages"] = [{"role": role, "content": _content(blocks)} for role, blocks in reversed(turns)]
-        system = _joined(instruction_of(call.options.system), instructions)
+        system = _joined(instruction_of(system), instructions)
         if system:
             request["system"] = system
         return {**request, **self._tools(call)}

@@ -32,9 +32,7 @@ class Turns:
         self._handle.cancel()
 
 
-async def turns_per_token(
-    provider: Provider, replies: MessageSequencePromise, arrivals: list[int], turns: Turns
-) -> list[int]:
+async def turns_per_token(replies: MessageSequencePromise, arrivals: list[int], turns: Turns) -> list[int]:
     seen = []
     async for message in replies:
         async for _ in message:
@@ -47,7 +45,7 @@ async def turns_per_token(
 async def test_a_token_is_seen_one_turn_after_it_came(
     provider: Provider, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the arrival of a token in the SDK and its reader is one turn of the loop, through any number of agents."""
+    """Between the arrival of a token and its reader is one turn of the loop, through any number of agents."""
     wire: Any = OpenAIChat if provider.is_openai else AnthropicWire
     arrivals: list[int] = []
     read_event = wire.read_event
