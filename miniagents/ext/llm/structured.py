@@ -84,7 +84,7 @@ class ReplyType:
             content = from_json(_without_fence(text), allow_partial="trailing-strings")
             if self._wrapped:
                 content = content.get(_VALUE)
-            return None if content is None else _partial_adapter(self._kind).validate_python(content)
+            return _partial_adapter(self._kind).validate_python(content) if content not in (None, {}, []) else None
         except (ValueError, AttributeError):  # a ValidationError is one, too: it cannot be judged yet
             return None
 
