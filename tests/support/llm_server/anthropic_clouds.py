@@ -34,7 +34,8 @@ class VertexWire(_CloudWire):
     """Vertex AI: the model stands in the path, Google's errors beside Anthropic's."""
 
     path = re.compile(
-        "(?:/v1)?/projects/[^/]+/locations/[^/]+/publishers/anthropic/models/([^/]+):(r|streamR)awPredict"
+        "(?:/v1)?/projects/[^/]+/locations/[^/]+/publishers/anthropic/models/"
+        "((?!count-tokens:)[^/]+):(?:rawPredict|streamRawPredict)"
     )
     count_path: ClassVar[re.Pattern[str]] = re.compile(".*/publishers/anthropic/models/count-tokens:rawPredict")
     default_errors = AnthropicWire.default_errors | {
