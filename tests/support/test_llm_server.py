@@ -925,12 +925,18 @@ async def test_as_a_program() -> None:
     )
     assert process.stdout is not None
     try:
-        lines = [(await process.stdout.readline()).decode().strip() for _ in range(2)]
+        lines = [(await process.stdout.readline()).decode().strip() for _ in range(4)]
         urls = dict(line.split("=") for line in lines)
         async with openai.AsyncOpenAI(base_url=urls["OPENAI_BASE_URL"], api_key="k", max_retries=0) as client:
             answer = await client.chat.completions.create(model="m", messages=USER)
         assert answer.choices[0].message.content == "one two "
-        assert urls["ANTHROPIC_BASE_URL"] + "/v1" == urls["OPENAI_BASE_URL"]
+        root = urls["ANTHROPIC_BASE_URL"]
+        assert urls == {
+            "OPENAI_BASE_URL": f"{root}/v1",
+            "ANTHROPIC_BASE_URL": root,
+            "ANTHROPIC_VERTEX_BASE_URL": f"{root}/v1",
+            "ANTHROPIC_BEDROCK_BASE_URL": root,
+        }
     finally:
         process.terminate()
         await process.wait()

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 from contextlib import suppress
 
+from tests.support.llm_server.faults import Faults
 from tests.support.llm_server.replies import Reply, Request, Responder, echo
 from tests.support.llm_server.server import LLMServer
 from tests.support.llm_server.waiting import Delay
@@ -20,8 +21,11 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description="A server that echoes, for manual trials.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay", type=float, default=0.1, help="seconds before each word")
+    parser.add_argument("--faults", type=float, default=0, metavar="RATE", help="the part of the answers that fail")
+    parser.add_argument("--seed", type=int, default=0, help="which of them fail")
     options = parser.parse_args()
-    async with LLMServer(default=slow_echo(options.delay), port=options.port) as server:
+    faults = Faults(slow_echo(options.delay), rate=options.faults, seed=options.seed)
+    async with LLMServer(default=faults, port=options.port, keep=False) as server:
         for provider in ("openai", "anthropic"):
             print(f"{provider.upper()}_BASE_URL={getattr(server, f'{provider}_url')}")
         for cloud in ("vertex", "bedrock"):

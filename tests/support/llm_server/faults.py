@@ -8,13 +8,13 @@ from itertools import count
 from types import MappingProxyType
 from typing import TypeAlias
 
-from tests.support.llm_server.replies import Malformed, Reply, Request, Responder, StreamError, echo
+from tests.support.llm_server.replies import Malformed, Piece, Reply, Request, Responder, StreamError, echo
 from tests.support.llm_server.waiting import Gate
 
 Fault: TypeAlias = Callable[[Reply], Reply]
 
 
-def _half(reply: Reply) -> tuple[object, ...]:
+def _half(reply: Reply) -> tuple[Piece, ...]:
     pieces = tuple(reply.pieces)
     return pieces[: (len(pieces) + 1) // 2]
 
@@ -48,6 +48,8 @@ class Faults:
         rate: The part of the requests that fail.
         seed: What decides which requests fail, and how, together with their number.
         kinds: Names of `FAULTS`.
+        retry_after: After how many seconds a 429 says to ask again. The SDKs' own retries take 0 for no answer and
+            wait half a second; they heed "0.001".
 
     Attributes:
         injected: How often each fault happened.
@@ -61,19 +63,22 @@ class Faults:
         rate: float = 0.05,
         seed: int = 0,
         kinds: tuple[str, ...] = tuple(FAULTS),
+        retry_after: str = "0",
     ) -> None:
         self.injected: Counter[str] = Counter()
         self.count = 0
         self._responder = responder
         self._rate = rate
         self._seed = seed
-        self._faults = [(kind, FAULTS[kind]) for kind in kinds]
+        self._kinds = kinds
+        limited = Reply(status=429, headers={"retry-after": retry_after})
+        self._faults: dict[str, Fault] = {**FAULTS, "429": lambda reply: limited}
         self._numbers = count()
 
     def fault(self, number: int) -> str | None:
         """What happens to a request, counted from 0."""
         chance = random.Random(self._seed * 1_000_003 + number)
-        return chance.choice(self._faults)[0] if chance.random() < self._rate else None
+        return chance.choice(self._kinds) if chance.random() < self._rate else None
 
     def __call__(self, request: Request) -> Reply | Awaitable[Reply]:
         kind = self.fault(next(self._numbers))
@@ -83,8 +88,8 @@ class Faults:
             return answer
         self.injected[kind] += 1
         if isinstance(answer, Reply):
-            return FAULTS[kind](answer)
-        return self._broken(FAULTS[kind], answer)
+            return self._faults[kind](answer)
+        return self._broken(self._faults[kind], answer)
 
     async def _broken(self, fault: Fault, answer: Awaitable[Reply]) -> Reply:
         return fault(await answer)

@@ -20,6 +20,9 @@ from tests.support.llm_server.replies import (
 )
 from tests.support.llm_server.waiting import Gate
 
+PLAIN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+ESCAPING = json.JSONEncoder(separators=(",", ":"))
+
 
 class Refusal(Exception):
     """A request that a provider would refuse."""
@@ -192,8 +195,11 @@ class Wire:
 
     def encoded(self, content: Any) -> bytes:
         """JSON as servers write it: UTF-8, in which only lone surrogates are escaped, or ASCII."""
-        text = json.dumps(content, ensure_ascii=self.reply.escaped, separators=(",", ":"))
-        return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text).encode()
+        text = (ESCAPING if self.reply.escaped else PLAIN).encode(content)
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text).encode()
 
     def lines(self, *lines: bytes) -> bytes:
         newline = self.reply.newline.encode()
