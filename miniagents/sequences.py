@@ -134,7 +134,8 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
             The sum over all requests to models. Of a sequence that is no reply, but holds replies, the sum of theirs.
         """
         await until_complete(self)
-        for part in (*_message_promises(self), self):
+        parts: list[_Leaf] = [*_message_promises(self), self]
+        for part in parts:
             if part._context is not None:
                 part._start_now()
             if part._run is not None:
