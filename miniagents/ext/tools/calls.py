@@ -60,9 +60,14 @@ async def call_tool(ctx: InteractionContext, call: ToolCallPart, desk: Desk) -> 
     work = _Work(call, desk)
     if work.tool is not None and work.tool.agent is not None:
         ctx.reply(work.inner.sequence_promise)
+
+    def result(promise: MessagePromise) -> AsyncIterator[str]:
+        return work.result(promise)
+
+    result.__qualname__ = f"the tool {call.name}"  # what logs and `promising.tree()` call it
     ctx.reply(
         ToolResultMessage.promise(
-            work.result, tool_call_id=call.id, tool_name=call.name, role="tool", agent=desk.caller.agent_name
+            result, tool_call_id=call.id, tool_name=call.name, role="tool", agent=desk.caller.agent_name
         )
     )
 
