@@ -4,6 +4,7 @@ A hook is a function, sync or async, of one event. It is called when the thing h
 before the agent goes on, so that hooks see events in their order. A hook that fails is logged and disturbs nothing.
 """
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -230,7 +231,7 @@ class Hooks:
         for name, given in (hooks or {}).items():
             if name not in _NAMES:
                 raise ValueError(f"there is no hook {name!r}; there are {', '.join(_NAMES)}")
-            functions = (given,) if callable(given) else tuple(given)
+            functions = tuple(given) if isinstance(given, Iterable) and not callable(given) else (given,)
             for function in functions:
                 if not callable(function):
                     raise TypeError(f"the hook {name} is {function!r:.100}, which cannot be called")
@@ -252,5 +253,8 @@ class Hooks:
                 outcome = function(told)
                 if inspect.isawaitable(outcome):
                     await outcome
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise  # it is the agent that is cancelled
                 _logger.exception("the hook %s failed", event.hook)
