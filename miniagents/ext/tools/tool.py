@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, overload
 
 from pydantic import BaseModel, ValidationError
@@ -239,12 +240,26 @@ def as_tools(things: Iterable[Any]) -> tuple[Tool, ...]:
     """
     if isinstance(things, Mapping) or callable(things):
         raise TypeError(f"tools are a list; write tools=[{things!r:.60}]")
-    found: dict[str, Tool] = {}
+    made = list(_flattened(things))
+    times = Counter(one.name for one in made)
+    # Names of different servers may clash; those of one program should not.
+    renamed = [
+        dataclasses.replace(one, name=getattr(one.run, "clash_name", one.name)) if times[one.name] > 1 else one
+        for one in made
+    ]
+    twice = [name for name, count in Counter(one.name for one in renamed).items() if count > 1]
+    if twice:
+        raise ValueError(f"two tools are called {twice[0]}; give one of them another name: tool(..., name=)")
+    return tuple(renamed)
+
+
+def _flattened(things: Iterable[Any]) -> Iterator[Tool]:
+    seen: set[int] = set()
     for thing in things:
-        for made in as_tools(thing) if isinstance(thing, (list, tuple)) else (as_tool(thing),):
-            if found.setdefault(made.name, made) is not made:
-                raise ValueError(f"two tools are called {made.name}; give one of them another name: tool(..., name=)")
-    return tuple(found.values())
+        for made in _flattened(thing) if isinstance(thing, (list, tuple)) else (as_tool(thing),):
+            if id(made) not in seen:
+                seen.add(id(made))
+                yield made
 
 
 def _made(func: Any, *, name: str | None, description: str | None, parameters: Any, **options: Any) -> Tool:
