@@ -49,7 +49,8 @@ async def converse(ctx: InteractionContext, provider: Provider, options: Options
         call = replace(call, tools=as_tools(options.tools), tool_choice=options.tool_choice)
     if options.reply_type is not None:
         call = replace(call, reply_type=ReplyType(options.reply_type))
-    is_one_request = not (call.tools or call.reply_type or options.hooks or options.context)
+    is_limited = options.context is not None and not options.context.is_unlimited
+    is_one_request = not (call.tools or call.reply_type or options.hooks or is_limited)
     if is_one_request and options.manual_stop_signal_function is None:
         ctx.reply(ask(provider, ctx.message_promises, call))
         return
@@ -66,6 +67,7 @@ class _Conversation:
         self._hooks = call.hooks
         self._said: list[Message | MessageSequencePromise] = [ctx.message_promises]
         self._repairs = 0
+        self._has_overflowed = False  # of which is told once for each message that the agent is sent
 
     async def hold(self) -> None:
         try:
@@ -108,7 +110,22 @@ class _Conversation:
         return message
 
     async def _to_be_sent(self) -> MessageSequencePromise:
-        return MessageSequencePromise.on_messages(list(self._said))
+        conversation = MessageSequencePromise.on_messages(list(self._said))
+        limits = self._options.context
+        if limits is None or limits.is_unlimited:
+            return conversation
+        from miniagents.ext.llm.context_window import fit
+
+        fitted = await fit(
+            await conversation,
+            limits,
+            system=self._options.system,
+            model=self._options.model,
+            summarizer=self._options.summarizer,
+            hooks=None if self._has_overflowed else self._hooks,
+        )
+        self._has_overflowed = self._has_overflowed or bool(fitted.dropped)
+        return MessageSequencePromise.on_messages(fitted.messages)
 
     async def _call_tools(self, calls: Sequence[ToolCallPart]) -> None:
         from miniagents.ext.tools.calls import Desk, call_tool

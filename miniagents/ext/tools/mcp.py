@@ -180,7 +180,8 @@ class _Connection:
     async def _connect(self, stack: AsyncExitStack) -> None:
         from mcp import Client, StdioServerParameters
         from mcp.client.stdio import stdio_client
-        from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
+        from mcp.client.streamable_http import streamable_http_client
+        from mcp.shared._httpx_utils import create_mcp_http_client
 
         transport: Any
         if self._command is not None:
