@@ -261,7 +261,7 @@ class _Window:
     def squeeze(self, messages: list[Message], room: int) -> list[Message]:
         """Cuts messages, the longest first, until all of them fit, or nothing more can be cut."""
         counts = [self.count(message) for message in messages]
-        while sum(counts) > room:
+        while counts and sum(counts) > room:
             place = max(range(len(counts)), key=counts.__getitem__)
             wanted = max(counts[place] - (sum(counts) - room), _LEAST)
             shorter = self.cut(messages[place], wanted)
