@@ -86,7 +86,8 @@ class _Work:
         call, desk = self._call, self._desk
         told = {"tool_call_id": call.id, "function_name": call.name, "arguments": call.arguments}
         began = time.monotonic()
-        await desk.hooks.fire(FunctionCallStart, **told)
+        if not desk.stop.is_on:  # else it does not begin
+            await desk.hooks.fire(FunctionCallStart, **told)
         shown: list[str] = []
         try:
             async with desk.stop.scope(), aclosing(self._tokens(promise)) as tokens:

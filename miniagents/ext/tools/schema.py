@@ -95,10 +95,8 @@ def arguments_model(function: Any, name: str, without: Iterable[str] = ()) -> ty
             annotation = hints.get(parameter.name, Any)
             default = ... if parameter.default is parameter.empty else parameter.default
             described = documentation.parameters.get(parameter.name)
-            fields[_field_name(parameter.name)] = (
-                annotation,
-                Field(default, alias=parameter.name, description=described),
-            )
+            details: dict[str, Any] = {"description": described} if described else {}
+            fields[_field_name(parameter.name)] = (annotation, Field(default, alias=parameter.name, **details))
     config = ConfigDict(extra="allow" if extra else "forbid", arbitrary_types_allowed=False, populate_by_name=False)
     try:
         return create_model(name, __config__=config, **fields)
