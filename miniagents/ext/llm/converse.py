@@ -84,7 +84,7 @@ class _Conversation:
                             return
                         await self._call_tools(message.tool_calls)
                         if self._call.stop.is_on:
-                            await self._hooks.fire(ManualStop, text="")
+                            await self._note_stop_between_turns(len(message.tool_calls))
                             return
                     elif not self._is_to_be_repaired(message):
                         return
@@ -157,6 +157,12 @@ class _Conversation:
     async def _note_stop(self, message: AssistantMessage) -> None:
         self._fill(message.tool_calls, CANCELLED, stop_reason="manual_stop")
         await self._hooks.fire(ManualStop, text=message.text or "")
+
+    async def _note_stop_between_turns(self, calls: int) -> None:
+        results = self._said[-calls:]
+        if not any(getattr(result, "stop_reason", None) for result in results):  # all of them are complete
+            self._ctx.reply(AssistantMessage("", agent=self._call.agent, stop_reason="manual_stop", interrupted=True))
+        await self._hooks.fire(ManualStop, text="")
 
     def _is_to_be_repaired(self, message: AssistantMessage) -> bool:
         """Whether the model has to be asked once more, since its answer is not what it has to be."""

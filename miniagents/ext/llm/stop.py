@@ -76,18 +76,25 @@ async def watch_for_stop_signal(
     """Asks the user's function again and again whether to stop, until it says so. A call ends before the next begins.
 
     Args:
-        function: The function, sync or async; what it raises is logged, and it is asked again.
+        function: The function, sync (it runs in a thread) or async; what it raises is logged, and it is asked again.
         seconds: How long to wait between two calls.
         user_id: Its first argument.
         chat_id: Its second argument.
         press: What to call when it says True.
     """
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
     while True:
         try:
-            outcome = function(user_id, chat_id)
-            if inspect.isawaitable(outcome):
-                outcome = await outcome
-        except Exception:
+            if is_async:
+                outcome = await function(user_id, chat_id)
+            else:
+                outcome = await asyncio.to_thread(function, user_id, chat_id)
+                if inspect.isawaitable(outcome):
+                    outcome = await outcome
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # the conversation has ended
             _logger.exception("the stop signal function failed")
             outcome = False
         if outcome:

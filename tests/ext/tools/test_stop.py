@@ -114,10 +114,11 @@ async def test_a_complete_answer_does_not_wait_for_a_blocking_signal(provider: P
     """A sync signal function that blocks holds up neither the answer nor the event loop."""
     released, began = threading.Event(), threading.Event()
     gate = Gate()
+    waited: list[bool] = []
 
     def signal(*_: Any) -> bool:
         began.set()
-        released.wait(10)
+        waited.append(released.wait(5))
         return False
 
     provider.server.script(Reply((gate, "Fine.")))
@@ -126,10 +127,10 @@ async def test_a_complete_answer_does_not_wait_for_a_blocking_signal(provider: P
             replies = provider.agent.inquire("Hi", manual_stop_signal_function=signal)
             await asyncio.to_thread(began.wait, 10)
             assert began.is_set()
-            assert not released.is_set()
             gate.open()
             (answer,) = await soon(replies)
             assert str(answer) == "Fine."
+            assert waited == []
     finally:
         released.set()
 
@@ -149,17 +150,13 @@ async def test_a_signal_that_comes_too_late(agent: Any, signal: Signal, provider
 # --- the signal function ---
 
 
-class Holding:
-    """An answer that is held until somebody stops it, for tests of the signal alone."""
-
-    def __init__(self, provider: Provider) -> None:
-        self.gate = Gate()
-        provider.server.script(Reply(("so far", self.gate)))
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
 
 
-async def stopped_by(provider: Provider, function: Any, **options: Any) -> Any:
+async def stopped_by(provider: Provider, gate: Gate, function: Any, **options: Any) -> Any:
     """The answer that a signal function stops in mid-stream."""
-    gate = Gate()
     provider.server.script(Reply(("so far", gate)))
     async with MiniAgents():
         replies = provider.agent.inquire(
@@ -171,49 +168,58 @@ async def stopped_by(provider: Provider, function: Any, **options: Any) -> Any:
     return answer
 
 
-def number_of_polls(after: int, outcome: Any = True) -> Any:
-    """A function that says no at first."""
+def number_of_polls(gate: Gate, after: int) -> Any:
+    """A function that says no at first, and until an answer has begun."""
     polls = 0
 
-    def signal(*_: Any) -> Any:
+    def signal(*_: Any) -> bool:
         nonlocal polls
-        polls += 1
-        return outcome if polls > after else False
+        polls += gate.reached.is_set()
+        return polls > after
 
     return signal
 
 
-async def test_a_sync_signal(provider: Provider) -> None:
+async def test_a_sync_signal(provider: Provider, gate: Gate) -> None:
     """A sync function is asked again and again until it says True."""
-    await stopped_by(provider, number_of_polls(3))
+    await stopped_by(provider, gate, number_of_polls(gate, 3))
 
 
-async def test_an_async_signal(provider: Provider) -> None:
+async def test_an_async_signal(provider: Provider, gate: Gate) -> None:
     """An async function is asked again and again until it says True."""
-    is_given = number_of_polls(3)
+    is_given = number_of_polls(gate, 3)
 
     async def signal(user_id: str, chat_id: str) -> bool:
         return bool(is_given())
 
-    await stopped_by(provider, signal)
+    await stopped_by(provider, gate, signal)
 
 
-async def test_other_callables(provider: Provider) -> None:
-    """A partial function, a method and a function that returns something to await are signals, too."""
-    is_given = number_of_polls(1)
+class Bound:
+    def __init__(self, given: Any) -> None:
+        self._given = given
 
-    async def with_more(more: str, user_id: str, chat_id: str) -> bool:
-        return bool(is_given())
+    async def ask(self, user_id: str, chat_id: str) -> bool:
+        return bool(self._given())
 
-    await stopped_by(provider, functools.partial(with_more, "more"))
-    provider.server.requests.clear()
-    provider.server._arrivals.clear()
-    await stopped_by(provider, lambda user_id, chat_id: with_more("", user_id, chat_id))
+    def asked(self, user_id: str, chat_id: str) -> Any:
+        return self.ask(user_id, chat_id)
+
+    async def with_more(self, more: str, user_id: str, chat_id: str) -> bool:
+        return bool(self._given())
 
 
-async def test_a_failing_signal(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", ["method", "returns something to await", "partial"])
+async def test_other_callables(provider: Provider, gate: Gate, kind: str) -> None:
+    """A method, a function that returns something to await, and a partial function are signals, too."""
+    bound = Bound(number_of_polls(gate, 2))
+    signals = {"method": bound.ask, "partial": functools.partial(bound.with_more, "more")}
+    await stopped_by(provider, gate, signals.get(kind, bound.asked))
+
+
+async def test_a_failing_signal(provider: Provider, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
     """What a signal function raises is logged; it is asked again, and can still stop."""
-    is_given = number_of_polls(2)
+    is_given = number_of_polls(gate, 2)
 
     async def signal(*_: Any) -> bool:
         if not is_given():
@@ -221,20 +227,22 @@ async def test_a_failing_signal(provider: Provider, caplog: pytest.LogCaptureFix
         return True
 
     with caplog.at_level(logging.ERROR, "miniagents"):
-        await stopped_by(provider, signal)
+        await stopped_by(provider, gate, signal)
     assert "redis is away" in caplog.text
 
 
-async def test_a_signal_that_was_cancelled_elsewhere(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_signal_that_was_cancelled_elsewhere(
+    provider: Provider, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
     """A signal function whose own work was cancelled has failed, too, and is asked again."""
-    is_given = number_of_polls(2)
+    is_given = number_of_polls(gate, 2)
 
     async def signal(*_: Any) -> bool:
         if not is_given():
             raise asyncio.CancelledError
         return True
 
-    await stopped_by(provider, signal)
+    await stopped_by(provider, gate, signal)
 
 
 async def test_polls_never_overlap(provider: Provider) -> None:
@@ -366,7 +374,7 @@ async def test_in_the_middle_of_a_call(agent: Any, signal: Signal, provider: Pro
         messages = await soon(resolved(replies))
         await provider.server.client_disconnected(0)
     assert runs == []
-    assert [str(message) for message in messages][0] == "Let me see."
+    assert str(messages[0]) == "Let me see."
     assert {message.stop_reason for message in messages} == {"manual_stop"}
     if len(messages) > 1:  # the beginning of the call may not have been read
         assert [str(message) for message in messages[1:]] == ["cancelled"]
@@ -385,6 +393,7 @@ async def test_while_it_waits_to_try_again(agent: Any, signal: Signal, provider:
     assert answer.stop_reason == "manual_stop"
 
 
+@pytest.mark.xfail(strict=True, reason="the conversation is waited for outside of the scope of the switch")
 async def test_while_what_is_sent_is_on_its_way(agent: Any, signal: Signal, provider: Provider) -> None:
     """An agent that waits for its question is stopped, and sends nothing; the question is left alone."""
     goes_on = asyncio.Event()
@@ -399,12 +408,12 @@ async def test_while_what_is_sent_is_on_its_way(agent: Any, signal: Signal, prov
         replies = agent.inquire(question)
         await soon(signal.began.wait())
         signal.given.set()
-        try:
-            (answer,) = await soon(replies)
-            assert answer.stop_reason == "manual_stop"
-        finally:
-            goes_on.set()
+        await quiescence()
+        was_stopped = replies.done()
+        goes_on.set()
         assert str((await question)[0]) == "the question"
+        assert was_stopped
+        assert (await replies)[0].stop_reason == "manual_stop"
     assert provider.server.requests == []
 
 
@@ -452,10 +461,11 @@ async def test_tools_one_after_the_other(agent: Any, signal: Signal, provider: P
 async def test_tools_in_threads(agent: Any, signal: Signal, provider: Provider) -> None:
     """A blocking function cannot be ended, but nobody waits for it any more."""
     began, released = threading.Event(), threading.Event()
+    waited: list[bool] = []
 
     def blocking() -> str:
         began.set()
-        released.wait(10)
+        waited.append(released.wait(5))
         return "late"
 
     provider.server.script(calling("blocking"))
@@ -465,7 +475,7 @@ async def test_tools_in_threads(agent: Any, signal: Signal, provider: Provider) 
             await asyncio.to_thread(began.wait, 10)
             signal.given.set()
             messages = await soon(resolved(replies))
-            assert not released.is_set()
+            assert waited == []
     finally:
         released.set()
     assert [str(message) for message in messages] == ["", "cancelled"]
