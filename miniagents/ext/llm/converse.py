@@ -161,7 +161,7 @@ class _Conversation:
     async def _note_stop_between_turns(self, calls: int) -> None:
         results = self._said[-calls:]
         if not any(getattr(result, "stop_reason", None) for result in results):  # all of them are complete
-            self._ctx.reply(AssistantMessage("", agent=self._call.agent, stop_reason="manual_stop", interrupted=True))
+            self._ctx.reply(AssistantMessage("", agent=self._call.agent, stop_reason="manual_stop"))
         await self._hooks.fire(ManualStop, text="")
 
     def _is_to_be_repaired(self, message: AssistantMessage) -> bool:

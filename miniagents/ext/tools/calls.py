@@ -177,10 +177,14 @@ async def _labelled(replies: MessageSequencePromise, call: ToolCallPart, agent: 
 
 
 def _in_words(error: Exception, call: ToolCallPart) -> str:
+    try:
+        text = str(error)
+    except Exception:  # whoever wrote that error made another one in it
+        text = ""
     if isinstance(error, ToolError):
-        return f"The tool {call.name} has not run to its end: {error}"
+        return f"The tool {call.name} has not run to its end: {text}"
     name = type(error).__name__
-    return f"The tool {call.name} has failed: {name}{f': {error}' if str(error) else ''}"
+    return f"The tool {call.name} has failed: {name}{f': {text}' if text else ''}"
 
 
 def _cut(text: str, limit: int | None) -> str:
