@@ -210,7 +210,7 @@ class _Window:
 
     def __init__(self, limits: ContextLimits, system: Any, model: str | None) -> None:
         self._limits = limits
-        self._method = limits.method
+        self._method: CountingMethod = limits.method
         self._model = model
         self.fixed = self.count_text(system) if system else 0
         prompt = limits.prompt_when_context_overflow

@@ -78,7 +78,7 @@ class OpenAIResponses(Provider):
         """See `Provider`."""
         self._note_end(whole, answer)
         texts: list[str] = []
-        for index, item in enumerate(whole.output or ()):
+        for index, item in enumerate(whole.output or []):
             if item.type == "message":
                 for part in item.content:
                     text = getattr(part, "text", None) or getattr(part, "refusal", None) or ""
@@ -86,7 +86,7 @@ class OpenAIResponses(Provider):
             elif item.type == "function_call":
                 answer.begin_call(index, item.call_id, item.name, item.arguments or "")
             elif item.type == "reasoning":
-                answer.add_thought("".join(part.text for part in item.summary or ()))
+                answer.add_thought("".join(part.text for part in item.summary or []))
                 _sign(item, answer)
         return "".join(texts)
 

@@ -19,7 +19,7 @@ def calling(*calls: ToolCall | str, text: str = "") -> Reply:
     return Reply((*pieces, *(ToolCall(call) if isinstance(call, str) else call for call in calls)))
 
 
-def call_of(name: str, **arguments: Any) -> ToolCall:
+def call_of(name: str, /, **arguments: Any) -> ToolCall:
     return ToolCall(name, (json.dumps(arguments),))
 
 
