@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from pydantic import BaseModel, ConfigDict
 
 from miniagents.agents import MiniAgent
+from miniagents.ext.threads import in_thread
 from miniagents.ext.tools.tool import ToolError
 
 __all__ = ["ApprovalRequest", "ToolRefusedError", "approve", "console_approver"]
@@ -67,7 +68,9 @@ async def approve(approver: Any, request: ApprovalRequest) -> None:
     elif inspect.iscoroutinefunction(approver) or inspect.iscoroutinefunction(getattr(approver, "__call__", None)):
         answer = await approver(request)
     else:
-        answer = await asyncio.to_thread(approver, request)
+        answer = await in_thread(approver, request)
+        if inspect.isawaitable(answer):
+            answer = await answer
     if answer is not True:
         reason = f": {answer}" if isinstance(answer, str) and answer else ""
         raise ToolRefusedError(f"it was not approved{reason}")
@@ -87,7 +90,10 @@ async def console_approver(request: ApprovalRequest) -> bool | str:
     loop = asyncio.get_running_loop()
     lock = _locks.setdefault(loop, asyncio.Lock())  # two prompts at once would garble each other
     async with lock:
-        answer: str = await PromptSession[str]().prompt_async(f"{request}. May it? [y/N] ")
+        try:
+            answer: str = await PromptSession[str]().prompt_async(f"{request}. May it? [y/N] ")
+        except EOFError:  # Ctrl+D
+            return False
     return answer.strip().lower() in _YES or answer.strip()
 
 
