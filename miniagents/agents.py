@@ -312,6 +312,7 @@ def _as_function(target: Any) -> AgentFunction:
             outcome: Awaitable[Any] = instance(ctx)
             return outcome
 
+        call.__wrapped__ = target  # type: ignore[attr-defined]  # whose arguments these are
         return call
     if inspect.isasyncgenfunction(target):
         raise TypeError(

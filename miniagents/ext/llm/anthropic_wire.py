@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from miniagents.ext.llm.answer import Answer
-from miniagents.ext.llm.conversation import wire_id
+from miniagents.ext.llm.conversation import wire_id, wire_name
 from miniagents.ext.llm.llm_common import FinishReason, instruction_of, role_of, valid_text, wire_text
 from miniagents.ext.llm.parts import ImagePart, TextPart, ThinkingPart, ToolCallPart, ordered_parts, parts_of
 from miniagents.ext.llm.provider import Call, Provider
@@ -196,7 +196,7 @@ def _block(part: Any) -> dict[str, Any] | None:
             return {"type": "redacted_thinking", "data": part.redacted}
         return {"type": "thinking", "thinking": part.text, "signature": part.signature} if part.signature else None
     assert isinstance(part, ToolCallPart)
-    return {"type": "tool_use", "id": wire_id(part.id), "name": part.name, "input": _input(part.arguments)}
+    return {"type": "tool_use", "id": wire_id(part.id), "name": wire_name(part.name), "input": _input(part.arguments)}
 
 
 def _input(arguments: str) -> Any:

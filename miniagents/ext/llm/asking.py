@@ -75,14 +75,15 @@ class _Request:
     async def tokens(
         self, promise: AnswerPromise, conversation: Awaitable[Sequence[Message]]
     ) -> AsyncGenerator[str, None]:
-        provider, call = self._provider, self._call
-        self._endpoint = endpoint = provider.endpoint(self._options)
-        self._package = await sdk(provider.package)  # first, since the conversation may still be on its way
-        self._messages = sendable(await conversation)
-        self._who = f"{endpoint.provider}'s {self._options.model} at {endpoint.place}"
-        await call.hooks.fire(BeforeRequest, model=self._options.model, messages=tuple(self._messages))
+        is_asked = False
         try:
-            async with call.stop.scope():
+            async with self._call.stop.scope():
+                self._endpoint = self._provider.endpoint(self._options)
+                self._package = await sdk(self._provider.package)  # while the conversation may still be on its way
+                self._messages = sendable(await conversation)
+                self._who = f"{self._endpoint.provider}'s {self._options.model} at {self._endpoint.place}"
+                await self._call.hooks.fire(BeforeRequest, model=self._options.model, messages=tuple(self._messages))
+                is_asked = True
                 tokens, token = await with_retries(
                     self._begun,
                     max_retries=self._options.max_retries,
@@ -99,10 +100,14 @@ class _Request:
         except Stopped:
             promise.add_metadata(stop_reason="manual_stop", interrupted=True)
         except Exception as error:
+            if not is_asked:
+                await self._call.hooks.fire_failure(error)
+                raise
             explained: Any = explained_error(error, self._package, self._answer, self._who)
-            endpoint.clean(error)
-            endpoint.clean(explained)
+            self._endpoint.clean(error)
+            self._endpoint.clean(explained)
             explained.partial_text = "".join(promise.pieces_so_far)
+            await self._call.hooks.fire_failure(explained)  # before anybody gets it
             if explained is error:
                 raise
             raise explained from error

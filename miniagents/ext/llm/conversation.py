@@ -9,7 +9,7 @@ from miniagents.ext.llm.llm_common import ToolResultMessage, role_of
 from miniagents.ext.llm.parts import ToolCallPart, tool_calls_of
 from miniagents.message import Message
 
-__all__ = ["CANCELLED", "cancelled_result", "sendable", "wire_id"]
+__all__ = ["CANCELLED", "cancelled_result", "sendable", "wire_id", "wire_name"]
 
 CANCELLED = "cancelled"
 """What stands for the result of a call that was never finished."""
@@ -68,6 +68,18 @@ def wire_id(identifier: str) -> str:
     if _PLAIN_ID.fullmatch(identifier):
         return identifier
     return "call_" + hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def wire_name(name: str) -> str:
+    """The name of a tool in an alphabet and a length that all providers take, whatever a model has called it.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The name itself, if it can be sent.
+    """
+    return re.sub("[^a-zA-Z0-9_-]", "_", name)[:64] or "unknown"
 
 
 def _results_after(messages: Sequence[Message], position: int) -> dict[str, Message]:

@@ -14,9 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from miniagents.ext.llm.asking import ask
-from miniagents.ext.llm.budget import BudgetExceededError
 from miniagents.ext.llm.conversation import CANCELLED, cancelled_result
-from miniagents.ext.llm.hooks import AfterRequest, BudgetExceeded, Caller, ErrorEvent, Hooks, ManualStop
+from miniagents.ext.llm.hooks import AfterRequest, Caller, Hooks, ManualStop
 from miniagents.ext.llm.llm_common import AssistantMessage, InvalidReplyError, UserMessage
 from miniagents.ext.llm.options import Options
 from miniagents.ext.llm.parts import ToolCallPart
@@ -88,11 +87,8 @@ class _Conversation:
                             return
                     elif not self._is_to_be_repaired(message):
                         return
-        except BudgetExceededError as error:
-            await self._hooks.fire(BudgetExceeded, error=error, spent=error.spent)
-            raise
         except Exception as error:
-            await self._hooks.fire(ErrorEvent, error=error)
+            await self._hooks.fire_failure(error)
             raise
 
     async def _answer(self) -> AssistantMessage:

@@ -220,10 +220,11 @@ class Hooks:
         TypeError: A hook cannot be called.
     """
 
-    __slots__ = ("_caller", "_hooks")
+    __slots__ = ("_caller", "_failures", "_hooks")
 
     def __init__(self, hooks: HooksArgument = None, caller: Caller | None = None) -> None:
         self._caller = caller or Caller()
+        self._failures: list[Exception] = []  # those that were told
         if isinstance(hooks, Hooks):
             self._hooks: dict[str, tuple[Hook, ...]] = hooks._hooks
             return
@@ -258,3 +259,18 @@ class Hooks:
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                     raise  # it is the agent that is cancelled
                 _logger.exception("the hook %s failed", event.hook)
+
+    async def fire_failure(self, error: Exception) -> None:
+        """Calls the hooks for a failure of the agent, once for each error, however many places it passes.
+
+        Args:
+            error: What is raised.
+        """
+        if any(error is known for known in self._failures):
+            return
+        self._failures.append(error)
+        spent = getattr(error, "spent", None)
+        if isinstance(spent, Usage):  # a `BudgetExceededError`, of which this module knows nothing else
+            await self.fire(BudgetExceeded, error=error, spent=spent)
+        else:
+            await self.fire(ErrorEvent, error=error)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from miniagents.ext.llm.answer import Answer
-from miniagents.ext.llm.conversation import wire_id
+from miniagents.ext.llm.conversation import wire_id, wire_name
 from miniagents.ext.llm.llm_common import FinishReason, instruction_of, role_of, valid_text, wire_text
 from miniagents.ext.llm.parts import ImagePart, TextPart, ToolCallPart, ordered_parts, parts_of
 from miniagents.ext.llm.provider import Call, Provider
@@ -171,7 +171,7 @@ def _turn(role: str, message: Message) -> dict[str, Any]:
             {
                 "id": wire_id(part.id),
                 "type": "function",
-                "function": {"name": part.name, "arguments": valid_arguments(part.arguments)},
+                "function": {"name": wire_name(part.name), "arguments": valid_arguments(part.arguments)},
             }
             for part in calls
         ]

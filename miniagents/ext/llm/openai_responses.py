@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 from miniagents.ext.llm.answer import Answer
-from miniagents.ext.llm.conversation import wire_id
+from miniagents.ext.llm.conversation import wire_id, wire_name
 from miniagents.ext.llm.llm_common import FinishReason, instruction_of, role_of, valid_text, wire_text
 from miniagents.ext.llm.openai_chat import data_url, valid_arguments
 from miniagents.ext.llm.parts import ImagePart, TextPart, ThinkingPart, ToolCallPart, ordered_parts, parts_of
@@ -139,7 +139,12 @@ def _own_item(part: Any) -> dict[str, Any] | None:
         return {"role": "assistant", "content": valid_text(part.text)} if part.text else None
     if isinstance(part, ToolCallPart):
         arguments = valid_arguments(part.arguments)
-        return {"type": "function_call", "call_id": wire_id(part.id), "name": part.name, "arguments": arguments}
+        return {
+            "type": "function_call",
+            "call_id": wire_id(part.id),
+            "name": wire_name(part.name),
+            "arguments": arguments,
+        }
     if isinstance(part, ThinkingPart) and part.provider == _SIGNED_BY and part.signature:
         summary = [{"type": "summary_text", "text": part.text}] if part.text else []
         return {"type": "reasoning", "id": part.id, "summary": summary, "encrypted_content": part.signature}

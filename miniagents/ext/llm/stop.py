@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from miniagents.ext.threads import in_thread
+
 __all__ = ["StopSwitch", "Stopped", "watch_for_stop_signal"]
 
 _logger = logging.getLogger("miniagents")
@@ -88,7 +90,7 @@ async def watch_for_stop_signal(
             if is_async:
                 outcome = await function(user_id, chat_id)
             else:
-                outcome = await asyncio.to_thread(function, user_id, chat_id)
+                outcome = await in_thread(function, user_id, chat_id)
                 if inspect.isawaitable(outcome):
                     outcome = await outcome
         except (Exception, asyncio.CancelledError) as error:

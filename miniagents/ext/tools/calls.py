@@ -22,7 +22,7 @@ from miniagents.ext.tools.tool import Tool, ToolError
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
-from miniagents.sequences import MessageSequence, MessageSequencePromise
+from miniagents.sequences import MessageSequencePromise
 
 __all__ = ["Desk", "call_tool"]
 
@@ -58,18 +58,22 @@ async def call_tool(ctx: InteractionContext, call: ToolCallPart, desk: Desk) -> 
         desk: What it needs for that.
     """
     work = _Work(call, desk)
-    if work.tool is not None and work.tool.agent is not None:
-        ctx.reply(work.inner.sequence_promise)
 
     def result(promise: MessagePromise) -> AsyncIterator[str]:
         return work.result(promise)
 
     result.__qualname__ = f"the tool {call.name}"  # what logs and `promising.tree()` call it
-    ctx.reply(
-        ToolResultMessage.promise(
-            result, tool_call_id=call.id, tool_name=call.name, role="tool", agent=desk.caller.agent_name
-        )
+    promise = ToolResultMessage.promise(
+        result,
+        start_soon=True,  # it is wanted, whoever reads it
+        tool_call_id=call.id,
+        tool_name=call.name,
+        role="tool",
+        agent=desk.caller.agent_name,
     )
+    if work.tool is not None and work.tool.agent is not None:
+        ctx.reply(MessageSequencePromise(lambda _: work.said_by_agent(promise)))
+    ctx.reply(promise)
 
 
 class _Work:
@@ -79,7 +83,24 @@ class _Work:
         self.tool = desk.tools.get(call.name)
         self._call = call
         self._desk = desk
-        self.inner = MessageSequence()  # what an agent says that is the tool
+        self._replies: asyncio.Future[MessageSequencePromise | None] = asyncio.get_running_loop().create_future()
+
+    async def said_by_agent(self, result: MessagePromise) -> AsyncIterator[MessagePromise]:
+        """Streams what an agent says that is the tool, marked as such. Errors are left to the result of the call."""
+        if result._context is not None:
+            result._start_now()  # it is read after this, and this waits for it
+        replies = await asyncio.shield(self._replies)
+        if replies is None or self.tool is None or self.tool.agent is None:
+            return
+        with suppress(Exception):
+            async for promise in replies:
+                known = promise.metadata
+                labels = {
+                    "role": known.get("role") or "assistant",
+                    "agent": known.get("agent") or self.tool.agent.alias,
+                    "inside_tool_call": known.get("inside_tool_call") or self._call.id,
+                }
+                yield LabelledPromise(promise, labels)
 
     async def result(self, promise: MessagePromise) -> AsyncIterator[str]:
         """Streams the result. Whatever goes wrong is part of it."""
@@ -107,7 +128,8 @@ class _Work:
             seconds = time.monotonic() - began
             await desk.hooks.fire(FunctionCallEnd, **told, result="".join(shown), seconds=seconds)
         finally:
-            self.inner.close()
+            if not self._replies.done():
+                self._replies.set_result(None)
 
     async def _tokens(self, promise: MessagePromise) -> AsyncGenerator[str, None]:
         tool, limit = self._checked(), self._desk.max_length
@@ -121,12 +143,11 @@ class _Work:
             )
             await approve(self._desk.approver, request)
         replies = tool.start(arguments, self._desk.caller)
+        self._replies.set_result(replies)
         timeout = asyncio.timeout(tool.timeout)
         try:
             async with timeout:
-                if tool.agent is not None:
-                    self.inner.append(_labelled(replies, self._call, tool.agent.alias))
-                elif limit is None:
+                if tool.agent is None and limit is None:
                     async for token in replies.as_single_promise():
                         yield token
                 messages = _result_of(await replies)
@@ -159,21 +180,6 @@ def _result_of(messages: Sequence[Message]) -> list[Message]:
     ]
     answers = [message for message in said if getattr(message, "role", None) == "assistant"]
     return answers or said  # of an LLM that was asked to mend its answer, what it was asked is no result
-
-
-async def _labelled(replies: MessageSequencePromise, call: ToolCallPart, agent: str) -> AsyncIterator[MessagePromise]:
-    """What an agent says while it works as a tool, marked as such. Errors are left to the result of the call."""
-    with suppress(Exception):
-        async for promise in replies:
-            known = promise.metadata
-            yield LabelledPromise(
-                promise,
-                {
-                    "role": known.get("role") or "assistant",
-                    "agent": known.get("agent") or agent,
-                    "inside_tool_call": known.get("inside_tool_call") or call.id,
-                },
-            )
 
 
 def _in_words(error: Exception, call: ToolCallPart) -> str:

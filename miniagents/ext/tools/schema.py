@@ -145,10 +145,11 @@ def _hints_of(function: Any) -> dict[str, Any]:
     target = function
     while isinstance(target, functools.partial):
         target = target.func
-    if not inspect.isroutine(target) and not isinstance(target, type):
-        target = type(target).__call__
+    target = inspect.unwrap(target)
     if isinstance(target, type):
         target = target.__init__  # type: ignore[misc]
+    elif not inspect.isroutine(target):
+        target = type(target).__call__
     try:
         return typing.get_type_hints(inspect.unwrap(target), include_extras=True)
     except Exception:  # a name that exists for type checkers only

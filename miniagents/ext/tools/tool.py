@@ -1,6 +1,5 @@
 """Tools: what a model may call. Functions, agents and entries of a registry become tools by `tool` and `as_tool`."""
 
-import asyncio
 import dataclasses
 import functools
 import inspect
@@ -16,6 +15,7 @@ from miniagents.agents import MiniAgent
 from miniagents.ext.llm.hooks import Caller
 from miniagents.ext.llm.llm_common import UserMessage
 from miniagents.ext.llm.parts import ImagePart
+from miniagents.ext.threads import in_thread
 from miniagents.ext.tools.schema import (
     CALLER_FIELDS,
     arguments_model,
@@ -292,8 +292,11 @@ def _of_agent(agent: MiniAgent, name: str | None, description: str | None, param
     if description is None:
         description = (agent.description or "").partition("\n\nArgs:")[0]
     signature = inspect.signature(agent._function)
+    left_out: set[str] = set()
     is_configured = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    context, *rest = signature.parameters.values()
+    rest = list(signature.parameters.values())
+    if not isinstance(inspect.unwrap(agent._function), type):  # the constructor of a class is not given the context
+        left_out.add(rest.pop(0).name)
     typed = [
         parameter
         for parameter in rest
@@ -312,8 +315,8 @@ def _of_agent(agent: MiniAgent, name: str | None, description: str | None, param
             agent=agent,
             **options,
         )
-    others = {parameter.name for parameter in rest} - {parameter.name for parameter in typed}
-    model = arguments_model(agent._function, name, {context.name, *others})
+    left_out |= {parameter.name for parameter in rest} - {parameter.name for parameter in typed}
+    model = arguments_model(agent._function, name, left_out)
     return Tool(
         name=name,
         description=description,
@@ -417,7 +420,7 @@ async def _outcome(function: Any, arguments: dict[str, Any]) -> AsyncIterator[An
     if inspect.iscoroutinefunction(bare):
         outcome = await function(**arguments)
     else:
-        outcome = await asyncio.to_thread(function, **arguments)
+        outcome = await in_thread(function, **arguments)
         if inspect.isawaitable(outcome) and not isinstance(outcome, (MessagePromise, MessageSequencePromise)):
             outcome = await outcome
     yield _sendable(outcome)

@@ -239,7 +239,6 @@ async def test_an_error(provider: Provider) -> None:
     assert record.names == ["before_request", "error"]
 
 
-@pytest.mark.xfail(strict=True, reason="the stream of the answer raises the error before the agent tells its hooks")
 async def test_the_hook_comes_before_the_error(provider: Provider) -> None:
     """Who reads the reply gets the error when the hook has seen it: leaving the context for it takes nothing away."""
     told: list[str] = []

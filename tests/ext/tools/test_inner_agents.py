@@ -452,7 +452,6 @@ async def test_one_message(provider: Provider) -> None:
     assert seen == [("u1", "Boss")]
 
 
-@pytest.mark.xfail(strict=True, reason="the signature of the constructor is not looked at")
 async def test_classes(provider: Provider) -> None:
     """An agent that is a class is called with the typed parameters of its constructor."""
 
@@ -538,3 +537,17 @@ async def test_agents_and_functions_side_by_side(provider: Provider) -> None:
     expected = [f"{name} {number}" for number, name in enumerate(names)]
     assert [str(message) for message in messages if message.role == "tool"] == expected
     assert results_sent(provider.server.requests[1]) == expected
+
+
+@pytest.mark.parametrize("context", [None, True, False])
+async def test_wherever_it_runs(provider: Provider, context: bool | None) -> None:
+    """Outside of any context, and in one where nothing starts before it is read, an agent works as a tool, too."""
+    inner = provider.agent.fork(alias="inner")
+    agent = provider.agent.fork(tools=[inner])
+    provider.server.script(calling(call_of("inner", message="?")), saying("Inside."), saying("Outside."))
+    if context is None:
+        messages = await soon(agent.inquire("Hi"))
+    else:
+        async with MiniAgents(start_everything_soon_by_default=context):
+            messages = await soon(resolved(agent.inquire("Hi")))
+    assert [str(message) for message in messages] == ["", "Inside.", "Inside.", "Outside."]

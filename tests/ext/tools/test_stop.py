@@ -393,7 +393,6 @@ async def test_while_it_waits_to_try_again(agent: Any, signal: Signal, provider:
     assert answer.stop_reason == "manual_stop"
 
 
-@pytest.mark.xfail(strict=True, reason="the conversation is waited for outside of the scope of the switch")
 async def test_while_what_is_sent_is_on_its_way(agent: Any, signal: Signal, provider: Provider) -> None:
     """An agent that waits for its question is stopped, and sends nothing; the question is left alone."""
     goes_on = asyncio.Event()

@@ -105,7 +105,6 @@ async def test_it_raises_stop_iteration(provider: Provider) -> None:
     assert "StopIteration" in text
 
 
-@pytest.mark.xfail(strict=True, reason="asyncio.to_thread never returns from StopIteration before Python 3.12")
 async def test_it_raises_stop_iteration_in_a_thread(openai_provider: Provider) -> None:
     """So it does in a sync function."""
 
@@ -372,10 +371,8 @@ async def test_no_tools_at_all(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "multi_tool_use.parallel", "with space", "x" * 80, "ümlaut"])
-async def test_names_that_no_provider_takes(provider: Provider, name: str, request: pytest.FixtureRequest) -> None:
+async def test_names_that_no_provider_takes(provider: Provider, name: str) -> None:
     """A name that a model has made up is sent back such that the provider takes it."""
-    if provider.is_openai:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="names are sent back as they are"))
     provider.server.default = lambda request: saying("Oh.")
     provider.server.script(calling(name))
     async with MiniAgents():
