@@ -1,7 +1,7 @@
 """One call of an agent: what it was sent, what it replies, and the run that does it."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -19,9 +19,22 @@ from promising.unconsumed import Failure
 if TYPE_CHECKING:
     from miniagents.agents import MiniAgent
 
-__all__ = ["InteractionContext", "Replies"]
+__all__ = ["InteractionContext", "Replies", "set_call_observer"]
 
 T = TypeVar("T")
+
+_observe_call: "Callable[[InteractionContext], Callable[[BaseException], None]] | None" = None
+
+
+def set_call_observer(observer: "Callable[[InteractionContext], Callable[[BaseException], None]] | None") -> None:
+    """Says who is told of all calls of agents from now on.
+
+    Args:
+        observer: Is called at the beginning of each call, in its task, and returns what is called with the error if the
+            agent fails. None for nobody.
+    """
+    global _observe_call
+    _observe_call = observer
 
 
 class InteractionContext(Run):
@@ -123,6 +136,7 @@ class InteractionContext(Run):
     async def _main(self) -> None:
         # The same as `Run._main` with the work in it: one coroutine less for each call.
         current_owner.set(self)
+        note_failure = None if _observe_call is None else _observe_call(self)
         try:
             if self._arguments:
                 await self.this_agent._function(self, **self._arguments)
@@ -135,6 +149,8 @@ class InteractionContext(Run):
         except BaseException as error:
             if isinstance(error, Exception):
                 error.add_note(self._where())
+            if note_failure is not None:
+                note_failure(error)
             self._failed(error)
         finally:
             self._task_over()

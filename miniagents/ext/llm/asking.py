@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, nullcontext
 from typing import Any
 
-from miniagents.ext.llm import budget
+from miniagents.ext.llm import budget, tracing
 from miniagents.ext.llm.answer import Answer, explained_error
 from miniagents.ext.llm.conversation import sendable
 from miniagents.ext.llm.hooks import BeforeRequest
@@ -71,11 +71,13 @@ class _Request:
         self._answer = Answer(call.options.model)
         self._usage: Usage | None = None
         self._shown = 0  # how many characters of the answer have been shown
+        self._trace = tracing.NO_TRACE
 
     async def tokens(
         self, promise: AnswerPromise, conversation: Awaitable[Sequence[Message]]
     ) -> AsyncGenerator[str, None]:
         is_asked = False
+        failure: BaseException | None = None
         try:
             async with self._call.stop.scope():
                 self._endpoint = self._provider.endpoint(self._options)
@@ -84,6 +86,9 @@ class _Request:
                 self._who = f"{self._endpoint.provider}'s {self._options.model} at {self._endpoint.place}"
                 await self._call.hooks.fire(BeforeRequest, model=self._options.model, messages=tuple(self._messages))
                 is_asked = True
+                self._trace = tracing.trace_chat(
+                    call=self._call, provider=self._provider, endpoint=self._endpoint, messages=self._messages
+                )
                 tokens, token = await with_retries(
                     self._begun,
                     max_retries=self._options.max_retries,
@@ -93,6 +98,7 @@ class _Request:
                 )
                 async with aclosing(tokens):
                     if token is not None:
+                        self._trace.event("first token")
                         promise.add_metadata(**self._metadata())  # for those who look while it streams
                         yield token
                         async for token in tokens:
@@ -107,12 +113,18 @@ class _Request:
             self._endpoint.clean(error)
             self._endpoint.clean(explained)
             explained.partial_text = "".join(promise.pieces_so_far)
+            failure = explained
             await self._call.hooks.fire_failure(explained)  # before anybody gets it
             if explained is error:
                 raise
             raise explained from error
+        except BaseException as error:
+            failure = error
+            raise
         finally:
-            promise.add_metadata(**self._metadata())
+            fields = self._metadata()
+            promise.add_metadata(**fields)
+            self._trace.end(failure, fields=fields, usage=self._usage, text="".join(promise.pieces_so_far))
 
     async def _begun(self) -> "tuple[AsyncGenerator[str, None], str | None]":
         """Makes one attempt.
@@ -201,6 +213,8 @@ class _Request:
             options["http_client"] = self._options.http_client
         elif self._options.proxy is not None:
             options["proxy"] = self._options.proxy
+        if tracing.tracer is not None and self._provider.package == "anthropic":
+            options["open_telemetry"] = False  # its own spans would double ours
         return options
 
     def _late(self) -> ModelTimeoutError:
@@ -211,6 +225,7 @@ class _Request:
 
     def _note_retry(self, error: BaseException, seconds: float) -> None:
         """Is told of each attempt that has failed and is followed by another."""
+        self._trace.event("retry", **{"error.type": type(error).__qualname__, "retry.pause_seconds": seconds})
 
     # --- what it costs ---
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from miniagents.agents import miniagent
+from miniagents.ext.llm import tracing
 from miniagents.ext.llm.conversation import CANCELLED
 from miniagents.ext.llm.hooks import Caller, FunctionCallEnd, FunctionCallError, FunctionCallStart, Hooks
 from miniagents.ext.llm.llm_common import ToolResultMessage, role_of
@@ -110,6 +111,8 @@ class _Work:
         if not desk.stop.is_on:  # else it does not begin
             await desk.hooks.fire(FunctionCallStart, **told)
         shown: list[str] = []
+        trace = tracing.trace_tool(call=call, tool=self.tool, caller=desk.caller)
+        failure: BaseException | None = None
         try:
             async with desk.stop.scope(), aclosing(self._tokens(promise)) as tokens:
                 async for token in tokens:
@@ -119,15 +122,20 @@ class _Work:
             promise.add_metadata(is_error=True, stop_reason="manual_stop")
             yield f"\n{CANCELLED}" if shown else CANCELLED
         except Exception as error:
+            failure = error
             promise.add_metadata(is_error=True)
             text = _cut(_in_words(error, call), desk.max_length)
             yield f"\n{text}" if shown else text
             seconds = time.monotonic() - began
             await desk.hooks.fire(FunctionCallError, **told, error=text, exception=error, seconds=seconds)
+        except BaseException as error:
+            failure = error
+            raise
         else:
             seconds = time.monotonic() - began
             await desk.hooks.fire(FunctionCallEnd, **told, result="".join(shown), seconds=seconds)
         finally:
+            trace.end(failure, result="".join(shown))
             if not self._replies.done():
                 self._replies.set_result(None)
 

@@ -253,8 +253,17 @@ def _usage(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.output_tokens,
         "prompt_tokens": usage.input_tokens,
         "total_tokens": usage.total_tokens,
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": 0,  # what nothing here asks for is there for those who read all fields
+            "audio_tokens": 0,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "rejected_prediction_tokens": 0,
+        },
+        "prompt_tokens_details": {
+            "audio_tokens": 0,
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
         "requests": usage.requests,
         "cost": None if usage.cost is None else float(usage.cost),
     }

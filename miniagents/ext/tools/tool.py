@@ -289,8 +289,6 @@ def _made(func: Any, *, name: str | None, description: str | None, parameters: A
 
 def _of_agent(agent: MiniAgent, name: str | None, description: str | None, parameters: Any, options: Any) -> Tool:
     name = name or re.sub("[^a-zA-Z0-9_-]+", "_", agent.alias).strip("_").lower()
-    if description is None:
-        description = (agent.description or "").partition("\n\nArgs:")[0]
     signature = inspect.signature(agent._function)
     left_out: set[str] = set()
     is_configured = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
@@ -304,6 +302,12 @@ def _of_agent(agent: MiniAgent, name: str | None, description: str | None, param
         and parameter.name not in CALLER_FIELDS
         and parameter.annotation is not parameter.empty
     ]
+    if description is None:
+        description = agent.description or ""
+        if description == inspect.getdoc(inspect.unwrap(agent._function)):
+            description = documentation_of(inspect.unwrap(agent._function)).description
+            # How an agent is configured is nothing that a model has to know.
+            description = description.partition("\n\n")[0] if is_configured else description
     if is_configured or not typed:  # arbitrary arguments configure an agent, as they do `openai_agent`
         schema = {"type": "object", "properties": {"message": _MESSAGE}, "required": ["message"]}
         return Tool(
