@@ -132,10 +132,8 @@ class _Request:
         Returns:
             The answer, and its first token, before which nobody has seen anything of it; None if it has no text.
         """
-        tokens = self._attempt()
-        seconds = self._options.timeout
-        self._deadline = asyncio.get_running_loop().time() + seconds
-        timeout = asyncio.timeout_at(self._deadline)
+        timeout = asyncio.timeout(None)
+        tokens = self._attempt(timeout)
         try:
             async with timeout:
                 return tokens, await anext(tokens, None)
@@ -144,16 +142,18 @@ class _Request:
                 raise
             raise self._late() from error
 
-    async def _attempt(self) -> AsyncGenerator[str, None]:
+    async def _attempt(self, timeout: asyncio.Timeout) -> AsyncGenerator[str, None]:
         call, options = self._call, self._options
         self._answer = answer = Answer(options.model, self._provider.text_tool(call))
         self._shown = 0
         async with options.request_limit or nullcontext():
+            self._deadline = asyncio.get_running_loop().time() + options.timeout  # it does not count while it waits
+            timeout.reschedule(self._deadline)
             client_class = getattr(self._package, self._provider.client_class)
             async with borrowed_client(client_class, **self._client_options()) as client:
                 stall = (options.stall_timeout if options.stream else None) or options.timeout
-                timeout = self._package.Timeout(stall, connect=min(_CONNECT_SECONDS, stall))
-                create = self._provider.create_of(client.with_options(max_retries=0, timeout=timeout))
+                patience = self._package.Timeout(stall, connect=min(_CONNECT_SECONDS, stall))
+                create = self._provider.create_of(client.with_options(max_retries=0, timeout=patience))
                 parameters = with_extra_body(self._provider.parameters(options), parameters_of(create))
                 request = {**parameters, **self._provider.request(self._messages, call)}
                 reservation = self._reserve(request)

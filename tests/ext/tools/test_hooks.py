@@ -24,7 +24,7 @@ from miniagents.ext.tools import (
 from promising import PromiseCancelledError
 from tests.ext.llm.helpers import Provider
 from tests.ext.tools.helpers import Running, call_of, calling, resolved, saying, soon
-from tests.support.llm_server import Gate, Reply, ToolCall
+from tests.support.llm_server import PATIENCE, Gate, Reply, ToolCall
 
 NAMES = [
     "on_before_request",
@@ -363,6 +363,31 @@ async def test_failing_hooks_disturb_nothing(
     logged = [entry.getMessage() for entry in caplog.records if entry.name == "miniagents"]
     assert len(logged) == len(record)
     assert all(any(event.hook in text for text in logged) for event in record)
+
+
+@pytest.mark.parametrize("name", ["on_function_call_start", "on_function_call_end", "on_before_request"])
+@pytest.mark.parametrize("kind", ["function", "agent"])
+async def test_a_hook_may_end_the_program(provider: Provider, name: str, kind: str) -> None:
+    """`sys.exit()` in a hook is raised where the reply is consumed; nobody waits for ever."""
+
+    async def thing(message: str) -> str:
+        return message
+
+    @miniagent(alias="thing")
+    async def agent(ctx: InteractionContext) -> None:
+        ctx.reply("ok")
+
+    def leaving(_: Any) -> None:
+        raise SystemExit(3)
+
+    if name != "on_before_request":
+        provider.server.script(calling(call_of("thing", message="?")))
+    async with MiniAgents():
+        replies = provider.agent.inquire("Hi", tools=[agent if kind == "agent" else thing], hooks={name: leaving})
+        with pytest.raises(SystemExit):
+            async with asyncio.timeout(PATIENCE):
+                await resolved(replies)
+        replies.cancel()
 
 
 async def test_a_failing_hook_hides_no_error(provider: Provider, caplog: pytest.LogCaptureFixture) -> None:

@@ -480,6 +480,30 @@ async def test_tools_in_threads(agent: Any, signal: Signal, provider: Provider) 
     assert [str(message) for message in messages] == ["", "cancelled"]
 
 
+async def test_tools_that_take_their_time(agent: Any, signal: Signal, provider: Provider) -> None:
+    """Nobody waits for a tool that does not end at once when it is cancelled; the context does, when it is left."""
+    began, cleaning, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def stubborn() -> str:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await may_end.wait()
+        return "never"
+
+    provider.server.script(calling("stubborn"))
+    async with MiniAgents():
+        replies = agent.inquire("Hi", tools=[stubborn])
+        await soon(began.wait())
+        signal.given.set()
+        messages = await soon(resolved(replies))
+        assert [str(message) for message in messages] == ["", "cancelled"]
+        await soon(cleaning.wait())
+        may_end.set()
+
+
 async def test_tools_that_stream(agent: Any, signal: Signal, provider: Provider) -> None:
     """What a tool has yielded is kept, with a word on its end; its generator is closed."""
     closed: list[str] = []

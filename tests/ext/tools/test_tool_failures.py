@@ -201,6 +201,24 @@ async def test_it_takes_too_long(provider: Provider) -> None:
     assert isinstance(event.exception, ToolError)
 
 
+async def test_it_does_not_end_when_its_time_is_over(provider: Provider) -> None:
+    """Nobody waits for a tool that does not end when it is cancelled after its limit."""
+    may_end = asyncio.Event()
+
+    async def stubborn() -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+        return "never"
+
+    provider.server.script(calling("stubborn"), saying("Oh."))
+    async with MiniAgents():
+        _, result, answer = await soon(resolved(provider.agent.inquire("Hi", tools=[tool(stubborn, timeout=0.01)])))
+        may_end.set()
+    assert ("0.01 s" in str(result), str(answer)) == (True, "Oh.")
+
+
 async def test_it_takes_too_long_in_a_thread(provider: Provider) -> None:
     """The result of a blocking function that takes too long is not waited for."""
     released = threading.Event()
@@ -360,6 +378,20 @@ async def test_unknown_tools(provider: Provider, name: str) -> None:
     assert name in text
     assert "weather" in text
     assert event.function_name == name
+
+
+async def test_calls_with_the_same_id(provider: Provider) -> None:
+    """Calls that a careless server has given one id have each its result, and can be sent."""
+
+    async def twice(number: int) -> int:
+        return 2 * number
+
+    calls = [ToolCall("twice", (f'{{"number": {number}}}',), "same") for number in (1, 2)]
+    provider.server.script(calling(*calls), saying("Fine."))
+    async with MiniAgents():
+        messages = await soon(resolved(provider.agent.inquire("Hi", tools=[twice])))
+    assert [str(message) for message in messages] == ["", "2", "4", "Fine."]
+    assert results_sent(provider.server.requests[1]) == ["2", "4"]
 
 
 async def test_no_tools_at_all(provider: Provider) -> None:
