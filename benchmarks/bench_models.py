@@ -62,9 +62,7 @@ def _one_by_one(url: str) -> Row:
 @contextmanager
 def _server() -> Iterator[str]:
     """A server in a process of its own, whose time does not count."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", _SERVE], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         yield process.stdout.readline().strip()
@@ -86,4 +84,3 @@ async def main():
 
 asyncio.run(main())
 """
-

@@ -108,12 +108,12 @@ class _Work:
         call, desk = self._call, self._desk
         told = {"tool_call_id": call.id, "function_name": call.name, "arguments": call.arguments}
         began = time.monotonic()
-        if not desk.stop.is_on:  # else it does not begin
-            await desk.hooks.fire(FunctionCallStart, **told)
         shown: list[str] = []
         trace = tracing.trace_tool(call=call, tool=self.tool, caller=desk.caller)
         failure: BaseException | None = None
         try:
+            if not desk.stop.is_on:  # else it does not begin
+                await desk.hooks.fire(FunctionCallStart, **told)
             async with desk.stop.scope(), aclosing(self._tokens(promise)) as tokens:
                 async for token in tokens:
                     shown.append(token)

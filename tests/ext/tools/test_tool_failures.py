@@ -380,14 +380,16 @@ async def test_unknown_tools(provider: Provider, name: str) -> None:
     assert event.function_name == name
 
 
+@pytest.mark.xfail(strict=True, reason="ids are sent back as they came")
 async def test_calls_with_the_same_id(provider: Provider) -> None:
     """Calls that a careless server has given one id have each its result, and can be sent."""
 
     async def twice(number: int) -> int:
         return 2 * number
 
+    provider.server.default = lambda request: saying("Fine.")
     calls = [ToolCall("twice", (f'{{"number": {number}}}',), "same") for number in (1, 2)]
-    provider.server.script(calling(*calls), saying("Fine."))
+    provider.server.script(calling(*calls))
     async with MiniAgents():
         messages = await soon(resolved(provider.agent.inquire("Hi", tools=[twice])))
     assert [str(message) for message in messages] == ["", "2", "4", "Fine."]
