@@ -13,6 +13,7 @@ from miniagents.ext.llm.parts import ImagePart
 from miniagents.ext.tools import tool
 from miniagents.testing import quiescence
 from tests.ext.llm.helpers import BOTH_WAYS, Provider
+from tests.ext.llm.test_all_providers import PROVIDERS, agent_of
 from tests.ext.tools.helpers import (
     Follower,
     Running,
@@ -27,7 +28,7 @@ from tests.ext.tools.helpers import (
     saying,
     soon,
 )
-from tests.support.llm_server import Reply, ToolCall
+from tests.support.llm_server import LLMServer, Reply, ToolCall
 
 PIXEL = b"\x89PNG\r\n\x1a\n"
 
@@ -491,3 +492,40 @@ async def test_outside_a_context(provider: Provider) -> None:
     provider.server.script(calling(call_of("weather", city="Rome")), saying("Sunny."))
     messages = await provider.agent.inquire("Go", tools=[weather])
     assert [str(message) for message in messages] == ["", "sunny in Rome", "Sunny."]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize("stream", BOTH_WAYS)
+async def test_every_provider(name: str, stream: bool) -> None:
+    """With each provider results of all kinds come to the model, a limit ends the loop, and it all can be sent again."""
+
+    async def empty() -> str:
+        return ""
+
+    async def photo() -> ImagePart:
+        return ImagePart(data=PIXEL, media_type="image/png")
+
+    async def broken() -> str:
+        raise LookupError("no")
+
+    calls = (
+        call_of("weather", city="Rome"),
+        "empty",
+        "photo",
+        "broken",
+        "un.known",
+        ToolCall("weather", ('{"city": "Ro',)),
+    )
+    async with LLMServer() as server, MiniAgents():
+        server.script(calling(*calls, text="Let me see."), calling("empty"), saying("Well."), saying("Sunny."))
+        agent = agent_of(name, server).fork(tools=[weather, empty, photo, broken], stream=stream)
+        messages = await soon(resolved(agent.inquire("How is it?", max_turns=2)))
+        assert roles(messages) == ["assistant", *["tool"] * 6, "assistant", "tool"]
+        assert [message.is_error for message in messages[1:7]] == [False, False, False, True, True, True]
+        assert messages[-1].stop_reason == "max_turns"
+        second = all_sent(server.requests[1])
+        assert all(text in second for text in ("sunny in Rome", "image/png", "LookupError: no", "un.known", "JSON"))
+        for answer in ("Well.", "Sunny."):
+            (last,) = await soon(resolved(agent.inquire([UserMessage("How is it?"), *messages, "And now?"])))
+            assert str(last) == answer
+        server.assert_all_consumed()
