@@ -168,6 +168,7 @@ class Replies(MessageSequencePromise):
 
     __slots__ = ("_interaction",)
 
+    _is_reply = True
     _interaction: InteractionContext | None  # there until the call starts
 
     def _label(self) -> str:

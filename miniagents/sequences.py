@@ -63,6 +63,7 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
 
     __slots__ = ("_spent",)
 
+    _is_reply = False  # whether it is the reply of an agent, which pays for what it asks for and for nothing else
     _spent: Usage  # what the call has spent that this is the reply of; there when it has spent something
 
     def __init__(
@@ -140,8 +141,8 @@ class MessageSequencePromise(FlatSequence[MessagePromise, tuple[Message, ...]]):
                 part._start_now()
             if part._run is not None:
                 await part._run._wait_until_over()
-        if getattr(self, "_spent", None) is not None:
-            return self._spent
+        if self._is_reply or getattr(self, "_spent", None) is not None:
+            return getattr(self, "_spent", NO_USAGE)
         spent = NO_USAGE
         for nested in {id(item): item for item in self._buffer if isinstance(item, MessageSequencePromise)}.values():
             spent += await nested.usage()
