@@ -11,6 +11,7 @@ from miniagents import persist
 from miniagents.error_messages import replies_with_error_messages
 from miniagents.interaction import InteractionContext, Replies
 from miniagents.sequences import MessageSequence, MessageSequencePromise, MessageType
+from miniagents.usage import remember_payers
 from promising.promise import StartSoon
 from promising.run import current_owner, owner_at_work
 from promising.sentinels import DEFAULT, Sentinel
@@ -112,6 +113,8 @@ class MiniAgent:
             replies._start(owner, context)
         else:
             replies._context = context or copy_context()
+            if owner is not None:
+                remember_payers(replies._context)
         return replies
 
     def initiate_inquiry(self, **arguments: Any) -> "AgentCall":

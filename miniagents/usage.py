@@ -1,5 +1,6 @@
 """What work with models has cost, per call of an agent: what its sub-agents spend is charged to it, too."""
 
+from contextvars import Context, ContextVar
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from miniagents.sequences import MessageSequencePromise
     from promising.run import Owner
 
-__all__ = ["NO_USAGE", "Usage", "charge", "payers"]
+__all__ = ["NO_USAGE", "Usage", "charge", "payers", "remember_payers"]
 
 
 class Usage(Frozen):
@@ -63,6 +64,10 @@ class Usage(Frozen):
         )
 
 
+_known_before: "ContextVar[tuple[MessageSequencePromise | MiniAgents, ...]]" = ContextVar(
+    "miniagents.payers", default=()
+)
+
 NO_USAGE = Usage(cost=Decimal(0), requests=0)
 """What costs nothing: where a sum begins."""
 
@@ -83,7 +88,18 @@ def payers() -> "tuple[MessageSequencePromise | MiniAgents, ...]":
         if isinstance(account, (MessageSequencePromise, MiniAgents)):
             found.append(account)
         owner = owner._successor()
-    return tuple(found)
+    return (*found, *(account for account in _known_before.get() if all(account is not known for known in found)))
+
+
+def remember_payers(context: Context) -> None:
+    """Notes who pays for a call that starts later, when those who have made it may have ended.
+
+    Args:
+        context: The context variables of the call.
+    """
+    accounts = payers()
+    if accounts:
+        context.run(_known_before.set, accounts)
 
 
 def charge(usage: Usage, accounts: "tuple[MessageSequencePromise | MiniAgents, ...] | None" = None) -> None:
