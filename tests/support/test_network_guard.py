@@ -175,7 +175,8 @@ def test_a_swallowed_attempt_fails_the_test(pytester: pytest.Pytester, monkeypat
         """
     )
     result = pytester.runpytest_subprocess(
-        "-p", "tests.support.network_guard", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist", "-q"
+        *("-p", "tests.support.network_guard", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist"),
+        *("-q", "-rN"),
     )
     result.assert_outcomes(failed=4, passed=2, errors=1)
     assert result.stdout.str().count("and not: socket.getaddrinfo example.com at") == 4

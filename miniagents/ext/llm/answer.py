@@ -144,6 +144,10 @@ class Answer:
         for block in self._blocks:
             made = block.part(self.text_tool)
             if made is not None:
+                if isinstance(made, ToolCallPart) and any(
+                    made.id == call.id for call in parts if isinstance(call, ToolCallPart)
+                ):
+                    made = made.model_copy(update={"id": f"{made.id}_{len(parts)}"})  # some servers are careless
                 parts.append(made)
                 ranks.append(_RANKS[type(made)])
         is_clear = ranks == sorted(ranks) and ranks.count(_RANKS[TextPart]) <= 1

@@ -24,7 +24,7 @@ from tests.ext.tools.helpers import Running, all_sent, call_of, calling, calls_s
 from tests.support.llm_server import Gate, LLMServer, Reply, Request, ToolCall
 
 ROOT = Path(__file__).parents[3]
-SOURCES = ROOT.parent / "shared" / "sources"
+DOCUMENTED = Path(__file__).parent / "documented"  # as users have them, with the import changed
 QUESTION = "What's the time and weather in Tokyo and London?"
 
 
@@ -635,16 +635,9 @@ async def test_a_registry_of_all_kinds(server: LLMServer) -> None:
 # --- the code blocks that document it ---
 
 
-def source_blocks() -> list[str]:
-    (path,) = SOURCES.glob("003*")
-    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
-
-
 async def run_block(block: str, server: LLMServer, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Runs a code block with only its import changed, in a process of its own that fails at every warning."""
-    old, new = "from AsyncAgentic.Agents import", "from miniagents.ext.tools import"
-    assert block.count(old) == 1
-    (folder / "block.py").write_text(block.replace(old, new))
+    """Runs a documented program in a process of its own that fails at every warning."""
+    (folder / "block.py").write_text((DOCUMENTED / block).read_text())
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "ANTHROPIC_"))}
     variables = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.openai_url, "PYTHONPATH": str(ROOT)}
     return await asyncio.to_thread(
@@ -668,16 +661,10 @@ def weather_model(request: Request) -> Reply:
     return calling("get_current_time", call_of("get_weather", city="Tokyo"), call_of("get_weather", city="London"))
 
 
-needs_sources = pytest.mark.skipif(not SOURCES.exists(), reason="the documents are not here")
-
-
-@needs_sources
 async def test_the_first_source_block(server: LLMServer, tmp_path: Path) -> None:
     """The example of the document runs with its import changed, and the line that it forgot."""
-    first, _ = source_blocks()
     server.default = weather_model
-    forgotten = "async def main():\n    start_time = time.perf_counter()\n"
-    result = await run_block(first.replace("async def main():\n", forgotten), server, tmp_path)
+    result = await run_block("simple_agent.txt", server, tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert "get_weather called by Test_Agent for user test_user and chat test_chat" in result.stdout
     assert "Total time taken" in result.stdout
@@ -698,10 +685,8 @@ async def test_the_first_source_block(server: LLMServer, tmp_path: Path) -> None
     assert len(server.requests) == 4
 
 
-@needs_sources
 async def test_the_second_source_block(server: LLMServer, tmp_path: Path) -> None:
     """The advanced example runs: its hook is told of the calls, and what takes over three seconds is stopped."""
-    _, second = source_blocks()
     gate = Gate()
 
     def answer(request: Request) -> Reply:
@@ -710,7 +695,7 @@ async def test_the_second_source_block(server: LLMServer, tmp_path: Path) -> Non
         return Reply(("So far", gate)) if results_sent(request) else weather_model(request)
 
     server.default = answer
-    result = await run_block(second, server, tmp_path)
+    result = await run_block("simple_agent_with_controls.txt", server, tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("THIS MESSAGE IS FROM HOOK ON FUNCTION CALL END") == 3
     assert "stop_chat_signal called for user test_user and chat test_chat" in result.stdout

@@ -380,7 +380,6 @@ async def test_unknown_tools(provider: Provider, name: str) -> None:
     assert event.function_name == name
 
 
-@pytest.mark.xfail(strict=True, reason="ids are sent back as they came")
 async def test_calls_with_the_same_id(provider: Provider) -> None:
     """Calls that a careless server has given one id have each its result, and can be sent."""
 
