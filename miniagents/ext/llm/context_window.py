@@ -1,19 +1,19 @@
 """What of a long conversation a model is sent: as much of its end as fits, with what belongs together kept together."""
 
-import hashlib
 import logging
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Self
 
 from miniagents.agents import MiniAgent, miniagent
 from miniagents.ext.llm.budget import BudgetExceededError, UnknownPriceError
-from miniagents.ext.llm.conversation import sendable
+from miniagents.ext.llm.conversation import cancelled_result
+from miniagents.ext.llm.cutting import cut_message, cut_to_fit
 from miniagents.ext.llm.hooks import Caller, ContextOverflow, Hooks, HooksArgument
-from miniagents.ext.llm.llm_common import SystemMessage, UserMessage, role_of, valid_text
-from miniagents.ext.llm.parts import TextPart, ToolCallPart, parts_of, tool_calls_of
-from miniagents.ext.llm.tokens import CountingMethod, count_message_tokens, count_text_tokens
+from miniagents.ext.llm.llm_common import SystemMessage, UserMessage, role_of
+from miniagents.ext.llm.parts import ImagePart, TextPart, ToolCallPart, parts_of, tool_calls_of
+from miniagents.ext.llm.summaries import SUMMARY, Summaries, SummaryLimits
+from miniagents.ext.llm.tokens import CountingMethod, count_message_tokens, count_text_tokens, load_vocabulary
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
 
@@ -21,13 +21,14 @@ __all__ = ["ContextLimits", "Fitted", "context_agent", "fit"]
 
 _logger = logging.getLogger("miniagents")
 
-_SUMMARIZE = (
-    "Summarize the following part of a conversation for somebody who has to go on with it: facts, decisions, names, "
-    "numbers, and what is still open. Be brief, and answer with the summary only."
-)
-_SUMMARY = "Summary of what was said before:\n"
-_CUT = "\n[... {} characters were left out here ...]\n"
-_LEAST = 16  # tokens that are left of a message that has to be cut, however little room there is
+_NUMBERS = ("max_context_length", "max_token_per_message", "max_messages_in_context")
+_WORDS = {
+    "context_handling_method": ("simple", "accurate"),
+    "dropping_strategy": ("simple", "summary_dropping"),
+}
+_LONGEST_SUMMARY = 2_000  # tokens
+_SHORTEST_SUMMARY = 32
+_SUMMARIZED_AT_ONCE = 25_000  # tokens, where there is no limit to the context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +36,21 @@ class ContextLimits:
     """Limits for what is sent to a model. What is None is not limited.
 
     Attributes:
-        context_handling_method: "simple" to estimate tokens from characters, "accurate" to count them.
+        context_handling_method: "simple" to estimate tokens from characters, "accurate" to count them; in any case,
+            like "Accurate".
         max_context_length: How many tokens are sent, the system prompt included.
-        max_token_per_message: How many tokens of a message; the middle of a longer one is cut out.
+        max_token_per_message: How many tokens of a message; the middle of a longer one is cut out. The system prompt is
+            never cut.
         max_messages_in_context: How many messages, the system prompt not counted.
         dropping_strategy: "simple" to drop the oldest messages, "summary_dropping" to have them summarised.
-        prompt_when_context_overflow: What the model is told, as a system note, when something is not sent.
-        prompt_when_message_is_dropped: What stands in the place of what is dropped; with "summary_dropping", the
-            instruction for who summarises it.
+        prompt_when_context_overflow: What the model is told, as a system note, when something is dropped.
+        prompt_when_message_is_dropped: What stands in the place of what is dropped, as a system note; with
+            "summary_dropping", the instruction for who summarises it.
         keep_function_calls_in_context: Whether calls of tools and their results in earlier turns are sent.
 
     Raises:
         ValueError: A limit is not positive, or a word is not one of those above.
+        TypeError: A limit is no whole number, or a prompt no text.
     """
 
     context_handling_method: str = "simple"
@@ -60,31 +64,52 @@ class ContextLimits:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant."""
-        for name in ("max_context_length", "max_token_per_message", "max_messages_in_context"):
+        for name in _NUMBERS:
             limit = getattr(self, name)
-            if limit is not None and limit < 1:
+            if limit is None:
+                continue
+            if not isinstance(limit, int) or isinstance(limit, bool):
+                raise TypeError(f"{name} is {limit!r:.100}; a limit is a whole number, or None for no limit")
+            if limit < 1:
                 raise ValueError(f"{name} is {limit}; a limit is at least 1, or None for no limit")
         for name, words in _WORDS.items():
             word = getattr(self, name)
-            if word.lower() not in words:
-                raise ValueError(f"{name} is {word!r}; it has to be one of {', '.join(words)}")
+            if not isinstance(word, str) or word.lower() not in words:
+                raise ValueError(f"{name} is {word!r:.100}; it has to be one of {', '.join(words)}")
+            object.__setattr__(self, name, word.lower())
+        for name in ("prompt_when_context_overflow", "prompt_when_message_is_dropped"):
+            prompt = getattr(self, name)
+            if prompt is not None and not isinstance(prompt, str):
+                raise TypeError(f"{name} is {prompt!r:.100}; it has to be a text, or None for none")
+
+    @classmethod
+    def of(cls, limits: Mapping[str, Any]) -> Self:
+        """Makes limits of keyword arguments.
+
+        Args:
+            limits: The limits by name.
+
+        Returns:
+            The limits.
+
+        Raises:
+            TypeError: There is no limit of that name.
+        """
+        known = [option.name for option in fields(cls)]
+        unknown = [name for name in limits if name not in known]
+        if unknown:
+            raise TypeError(f"there is no limit {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+        return cls(**limits)
 
     @property
     def method(self) -> CountingMethod:
         """How tokens are counted."""
-        return "accurate" if self.context_handling_method.lower() == "accurate" else "simple"
+        return "accurate" if self.context_handling_method == "accurate" else "simple"
 
     @property
     def is_unlimited(self) -> bool:
         """Whether everything is sent."""
-        limits = (self.max_context_length, self.max_token_per_message, self.max_messages_in_context)
-        return self.keep_function_calls_in_context and all(limit is None for limit in limits)
-
-
-_WORDS = {
-    "context_handling_method": ("simple", "accurate"),
-    "dropping_strategy": ("simple", "summary_dropping"),
-}
+        return self.keep_function_calls_in_context and all(getattr(self, name) is None for name in _NUMBERS)
 
 
 class Fitted(NamedTuple):
@@ -92,7 +117,7 @@ class Fitted(NamedTuple):
 
     Attributes:
         messages: What is sent.
-        dropped: What is not.
+        dropped: What is not, for lack of room.
         context_length: The tokens of the conversation before anything was dropped or cut, the system prompt included.
     """
 
@@ -134,19 +159,10 @@ async def context_agent(
         await achain_loop([user, AWAIT, context_agent.fork(max_context_length=8_000), openai_agent])
         ```
     """
-    known = {field.name for field in fields(ContextLimits)}
-    unknown = [name for name in limits if name not in known]
-    if unknown:
-        raise TypeError(f"there is no limit {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    caller = Caller(user_id=user_id, chat_id=chat_id, agent_name=agent_name or ctx.this_agent.alias)
-    fitted = await fit(
-        await ctx.message_promises,
-        ContextLimits(**limits),
-        system=system,
-        model=model,
-        summarizer=summarizer,
-        hooks=Hooks(hooks, caller),
-    )
+    checked_limits = ContextLimits.of(limits)
+    told = Hooks(hooks, Caller(user_id=user_id, chat_id=chat_id, agent_name=agent_name or ctx.this_agent.alias))
+    conversation = await ctx.message_promises
+    fitted = await fit(conversation, checked_limits, system=system, model=model, summarizer=summarizer, hooks=told)
     ctx.reply(fitted.messages)
 
 
@@ -161,9 +177,14 @@ async def fit(
 ) -> Fitted:
     """Chooses what of a conversation is sent. The messages themselves are not changed.
 
-    System messages are always sent, and so is the newest message of the user. A message that calls tools and the
-    results of these calls are sent together or not at all. What is dropped is the oldest; of what remains, messages are
-    cut in their middle where there is no other way. Limits that cannot be met are exceeded by as little as possible.
+    System messages are always sent, and so are the newest message of the user and the end of the conversation. A
+    message that calls tools, the results of these calls and what agents have said while they worked on them are sent
+    together or not at all; results that are missing are filled with "cancelled". What is dropped is the oldest; of what
+    must be sent, messages are cut in their middle where there is no other way. Limits that cannot be met are exceeded
+    by as little as possible.
+
+    What the caller has to say about what was dropped is a system message. A summary is a message of the user: it comes
+    from what users and tools have said, and is not to have the authority of a system prompt.
 
     Args:
         messages: The conversation.
@@ -171,38 +192,80 @@ async def fit(
         system: The system prompt that is sent beside it.
         model: The model.
         summarizer: Who summarises what is dropped.
-        hooks: Who is told when something is dropped.
+        hooks: Who is told when something is dropped; None where they were told already.
 
     Returns:
         What is sent, and what is not.
+
+    Raises:
+        ValueError: Something is to be summarised, and there is nobody to do it.
+        BudgetExceededError: There is no money left for a summary.
+        ImportError: Tokens are to be counted accurately, which needs the package tiktoken.
     """
+    if limits.dropping_strategy == "summary_dropping" and not isinstance(summarizer, MiniAgent):
+        raise ValueError(
+            'dropping_strategy="summary_dropping" needs an agent that summarises: `summarizer=`, which is '
+            f"{summarizer!r:.100}"
+        )
+    if limits.method == "accurate":
+        await load_vocabulary(model)
     window = _Window(limits, system, model)
-    kept = sendable(messages)
-    length = window.fixed + sum(map(window.count, kept))
+    units = _units(messages)
+    length = window.fixed + sum(window.count(message) for unit in units for message in unit.told)
     if not limits.keep_function_calls_in_context:
-        kept = _without_old_calls(kept)
-    if limits.max_token_per_message is not None:
-        kept = [window.cut(message, limits.max_token_per_message) for message in kept]
-    instructions = [message for message in kept if _is_instruction(message)]
-    units = _units([message for message in kept if not _is_instruction(message)])
-    room = None if limits.max_context_length is None else limits.max_context_length - window.fixed
-    if room is not None:
-        room -= sum(map(window.count, instructions))
-    dropped = window.drop(units, room)
+        _leave_out_earlier_calls(units)
+    window.take_fixed(unit for unit in units if unit.is_instruction)
+    said = [unit for unit in units if unit.sent and not unit.is_instruction]
+    if not window.fits(said):
+        window.choose(said)
+    dropped = [message for unit in said if not unit.is_kept for message in unit.messages]
     notes: list[Message] = []
     if dropped:
-        notes = [*window.overflow_note, *await _in_place_of(dropped, limits, window, summarizer)]
         if hooks is not None:
+            is_too_long = limits.max_context_length is not None and length > limits.max_context_length
             await hooks.fire(
                 ContextOverflow,
                 context_length=length,
-                max_context_length=limits.max_context_length,
+                max_context_length=limits.max_context_length if is_too_long else None,
                 dropped=tuple(dropped),
             )
-    rest = [message for unit in units for message in unit]
-    if room is not None:
-        rest = window.squeeze(rest, room - sum(map(window.count, notes)))
-    return Fitted((*instructions, *notes, *rest), tuple(dropped), length)
+        notes = [*window.overflow_note, *await window.in_place_of(dropped, summarizer)]
+    window.squeeze([unit for unit in said if unit.is_kept], sum(map(window.count, notes)))
+    return Fitted(tuple(_put_together(units, notes)), tuple(dropped), length)
+
+
+@dataclass(eq=False, slots=True)
+class _Unit:
+    """What is sent together or not at all: a message, or one with calls of tools together with all that came of them.
+
+    Attributes:
+        role: Who speaks.
+        messages: What was said.
+        missing: What stands for results that there are not.
+        sent: What is sent of it, if it is.
+        tokens: How many tokens that has, once somebody has counted.
+        is_kept: Whether it is sent.
+    """
+
+    role: str
+    messages: list[Message]
+    missing: list[Message] = field(default_factory=list)
+    sent: list[Message] = field(default_factory=list)
+    tokens: int | None = None
+    is_kept: bool = True
+
+    @property
+    def is_instruction(self) -> bool:
+        return self.role in ("system", "developer")
+
+    @property
+    def told(self) -> list[Message]:
+        """What the model is told of it."""
+        return [message for message in (*self.messages, *self.missing) if _is_told(message)]
+
+    @property
+    def number(self) -> int:
+        return sum(map(_is_told, self.sent))
 
 
 class _Window:
@@ -213,6 +276,7 @@ class _Window:
         self._method: CountingMethod = limits.method
         self._model = model
         self.fixed = self.count_text(system) if system else 0
+        self._room: int | None = None
         prompt = limits.prompt_when_context_overflow
         self.overflow_note: list[Message] = [SystemMessage(prompt)] if prompt else []
 
@@ -222,177 +286,158 @@ class _Window:
     def count_text(self, text: Any) -> int:
         return count_text_tokens(text, self._method, self._model)
 
-    def drop(self, units: list[list[Message]], room: int | None) -> list[Message]:
-        """Takes out of the units what is not sent, the oldest first.
+    def take_fixed(self, instructions: Iterable[_Unit]) -> None:
+        """Notes how much room the instructions leave."""
+        if self._limits.max_context_length is not None:
+            taken = sum(self.count(message) for unit in instructions for message in unit.sent)
+            self._room = self._limits.max_context_length - self.fixed - taken
 
-        Returns:
-            What was taken out.
-        """
+    def fits(self, units: Sequence[_Unit]) -> bool:
+        """Whether all of this can be sent."""
         most = self._limits.max_messages_in_context
-        tokens = [sum(map(self.count, unit)) for unit in units]
-        total, number = sum(tokens), sum(map(len, units))
-        if (room is None or total <= room) and (most is None or number <= most):
-            return []
-        notes = sum(map(self.count, self.overflow_note)) + self._room_for_note(room)
-        newest = max((place for place, unit in enumerate(units) if role_of(unit[0]) == "user"), default=len(units) - 1)
-        out: set[int] = set()
-        # What comes after the newest message of the user is the turn in progress: the last of it is sent in any case.
-        for place in [*range(newest), *range(newest + 1, len(units) - 1)]:
-            is_enough = (room is None or total + notes <= room) and (most is None or number <= most)
-            # A conversation that begins with what the model has said is refused by some.
-            if is_enough and (place > newest or role_of(units[place][0]) == "user"):
+        if most is not None and sum(unit.number for unit in units) > most:
+            return False
+        if self._room is not None:
+            tokens = 0
+            for unit in reversed(units):  # of most of a conversation that is too long nobody needs to know the length
+                tokens += self._weigh(unit)
+                if tokens > self._room:
+                    return False
+        return True
+
+    def choose(self, units: Sequence[_Unit]) -> None:
+        """Decides what is sent. What is newer than the newest message of the user is the turn in progress."""
+        newest = max((place for place, unit in enumerate(units) if unit.role == "user"), default=len(units) - 1)
+        last = len(units) - 1
+        for place, unit in enumerate(units):
+            unit.is_kept = place in (newest, last)
+        compulsory = [unit for unit in units if unit.is_kept]
+        tokens = sum(map(self._weigh, compulsory))
+        number = sum(unit.number for unit in compulsory)
+        room = None if self._room is None else self._room - self._taken_by_notes()
+        for place in (*range(last - 1, newest, -1), *range(newest - 1, -1, -1)):
+            unit = units[place]
+            tokens += self._weigh(unit) if room is not None else 0
+            number += unit.number
+            if room is not None and tokens > room:
                 break
-            out.add(place)
-            total -= tokens[place]
-            number -= len(units[place])
-        dropped = [message for place in sorted(out) for message in units[place]]
-        units[:] = [unit for place, unit in enumerate(units) if place not in out]
-        return dropped
+            if self._limits.max_messages_in_context is not None and number > self._limits.max_messages_in_context:
+                break
+            unit.is_kept = True
+        if units[newest].role == "user":  # some providers refuse a conversation that begins with the model
+            first = next(place for place, unit in enumerate(units) if unit.is_kept and unit.role == "user")
+            for unit in units[:first]:
+                unit.is_kept = False
 
-    def summary_room(self, room: int | None) -> int | None:
-        return None if room is None else max(room // 4, _LEAST)
+    def squeeze(self, units: Sequence[_Unit], taken: int) -> None:
+        """Cuts what has to be sent and is too long. Nothing is too long where something could be dropped instead."""
+        tokens = sum(map(self._weigh, units))
+        if self._room is None or tokens <= self._room - taken:
+            return
+        told = [message for unit in units for message in unit.sent if _is_told(message)]
+        cut = iter(cut_to_fit(told, self._room - taken, self.count, self.count_text))
+        for unit in units:
+            unit.sent = [next(cut) if _is_told(message) else message for message in unit.sent]
 
-    def _room_for_note(self, room: int | None) -> int:
-        if self._limits.dropping_strategy.lower() == "summary_dropping":
-            return self.summary_room(room) or 0
+    async def in_place_of(self, dropped: Sequence[Message], summarizer: MiniAgent | None) -> list[Message]:
+        """What stands where messages were dropped."""
         prompt = self._limits.prompt_when_message_is_dropped
-        return self.count(SystemMessage(prompt)) if prompt else 0
-
-    def squeeze(self, messages: list[Message], room: int) -> list[Message]:
-        """Cuts messages, the longest first, until all of them fit, or nothing more can be cut."""
-        counts = [self.count(message) for message in messages]
-        while counts and sum(counts) > room:
-            place = max(range(len(counts)), key=counts.__getitem__)
-            wanted = max(counts[place] - (sum(counts) - room), _LEAST)
-            shorter = self.cut(messages[place], wanted)
-            shorter_count = self.count(shorter)
-            if shorter_count >= counts[place]:
-                break
-            messages[place], counts[place] = shorter, shorter_count
-        return messages
-
-    def cut(self, message: Message, limit: int) -> Message:
-        """Cuts the middle out of the text of a message that is too long. Calls of tools and images stay as they are."""
-        excess = self.count(message) - limit
-        text = message.text or ""
-        if excess <= 0 or not text:
-            return message
-        # Tokens are not characters, so that the right place is searched for.
-        least, most = 0, len(text)
-        while least < most:
-            kept = (least + most + 1) // 2
-            if self.count(_with_text(message, _cut(text, kept))) <= limit:
-                least = kept
-            else:
-                most = kept - 1
-        shortened = _cut(text, least)
-        return _with_text(message, shortened) if len(shortened) < len(text) else message
-
-
-def _units(messages: Sequence[Message]) -> list[list[Message]]:
-    """What is sent together or not at all."""
-    units: list[list[Message]] = []
-    for message in messages:
-        if role_of(message) == "tool" and units:
-            units[-1].append(message)
-        else:
-            units.append([message])
-    return units
-
-
-def _is_instruction(message: Message) -> bool:
-    return role_of(message) in ("system", "developer")
-
-
-def _without_old_calls(messages: Sequence[Message]) -> list[Message]:
-    newest = max((place for place, message in enumerate(messages) if role_of(message) == "user"), default=0)
-    kept: list[Message] = []
-    for place, message in enumerate(messages):
-        if place < newest and role_of(message) == "tool":
-            continue
-        if place < newest and tool_calls_of(message):
-            if not message.text:
-                continue
-            # Signed thoughts belong to the calls that they led to.
-            message = message.model_copy(update={"parts": []})
-        kept.append(message)
-    return kept
-
-
-def _with_text(message: Message, text: str) -> Message:
-    parts = parts_of(message)
-    if any(isinstance(part, TextPart) for part in parts):
-        calls = [part for part in parts if not isinstance(part, TextPart)]
-        before = [part for part in calls if not isinstance(part, ToolCallPart)]
-        after = [part for part in calls if isinstance(part, ToolCallPart)]
-        return message.model_copy(update={"text": text, "parts": [*before, TextPart(text=text), *after]})
-    return message.model_copy(update={"text": text})
-
-
-def _cut(text: str, kept: int) -> str:
-    if kept >= len(text):
-        return text
-    end = text[len(text) - kept // 2 :]
-    return valid_text(text[: kept - kept // 2]) + _CUT.format(len(text) - kept) + valid_text(end)
-
-
-async def _in_place_of(
-    dropped: list[Message], limits: ContextLimits, window: _Window, summarizer: MiniAgent | None
-) -> list[Message]:
-    """What stands where messages were dropped."""
-    prompt = limits.prompt_when_message_is_dropped
-    if limits.dropping_strategy.lower() == "summary_dropping":
-        if summarizer is None:
-            raise ValueError('dropping_strategy="summary_dropping" needs an agent that summarises: `summarizer=`')
+        if self._limits.dropping_strategy == "simple" or summarizer is None:
+            return [SystemMessage(prompt)] if prompt else []
+        limits = SummaryLimits(
+            summary=self._longest_summary() - self.count(UserMessage(SUMMARY)) - 1,
+            request=max((self._limits.max_context_length or _SUMMARIZED_AT_ONCE) // 2, _LONGEST_SUMMARY),
+            count=self.count_text,
+        )
         try:
-            summary = await _summaries.of(dropped, summarizer, prompt or _SUMMARIZE)
+            summary = await _summaries.of([*filter(_is_told, dropped)], summarizer, limits, prompt)
         except (BudgetExceededError, UnknownPriceError):
             raise
         except Exception:
             _logger.exception("what is dropped could not be summarised; it is dropped without")
             return []
-        room = None if limits.max_context_length is None else window.summary_room(limits.max_context_length)
-        note = SystemMessage(f"{_SUMMARY}{summary}")
-        return [note if room is None else window.cut(note, room)]
-    return [SystemMessage(prompt)] if prompt else []
+        return [UserMessage(f"{SUMMARY}{summary}")]
+
+    def _taken_by_notes(self) -> int:
+        taken = sum(map(self.count, self.overflow_note))
+        if self._limits.dropping_strategy == "summary_dropping":
+            return taken + self._longest_summary()
+        prompt = self._limits.prompt_when_message_is_dropped
+        return taken + (self.count(SystemMessage(prompt)) if prompt else 0)
+
+    def _longest_summary(self) -> int:
+        longest = min(_LONGEST_SUMMARY, self._limits.max_token_per_message or _LONGEST_SUMMARY)
+        if self._room is not None:
+            longest = min(longest, self._room // 4)
+        return max(longest, _SHORTEST_SUMMARY)
+
+    def _weigh(self, unit: _Unit) -> int:
+        """The tokens of what is sent of a unit, the messages of which are cut now where they are too long."""
+        if unit.tokens is None:
+            limit = self._limits.max_token_per_message
+            if limit is not None:
+                unit.sent = [cut_message(message, limit, self.count, self.count_text) for message in unit.sent]
+            unit.tokens = sum(self.count(message) for message in unit.sent if _is_told(message))
+        return unit.tokens
 
 
-class _Summaries:
-    """Summaries of beginnings of conversations. One that grows is summarised from the summary that there is."""
-
-    _MOST = 256
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[str, str] = OrderedDict()
-
-    async def of(self, messages: list[Message], summarizer: MiniAgent, prompt: str) -> str:
-        keys = _prefix_keys(messages, f"{summarizer.alias}: {prompt}")
-        done = next((place for place in range(len(keys), 0, -1) if keys[place - 1] in self._known), 0)
-        summary = self._known[keys[done - 1]] if done else ""
-        if done < len(messages):
-            told = [f"{_SUMMARY}{summary}"] if summary else []
-            told += [_told(message) for message in messages[done:]]
-            request = [SystemMessage(prompt), UserMessage("\n\n".join(told))]
-            summary = str(await summarizer.inquire(request).as_single_promise())
-            self._known[keys[-1]] = summary
-            while len(self._known) > self._MOST:
-                self._known.popitem(last=False)
-        self._known.move_to_end(keys[-1])
-        return summary
+_summaries = Summaries()
 
 
-_summaries = _Summaries()
-
-
-def _prefix_keys(messages: list[Message], seed: str) -> list[str]:
-    keys: list[str] = []
-    digest = hashlib.sha256(seed.encode("utf-8", "surrogatepass"))
+def _units(messages: Sequence[Message]) -> list[_Unit]:
+    """Finds what belongs together. Results that nobody has asked for belong to nothing."""
+    units: list[_Unit] = []
+    asking: _Unit | None = None  # the newest one that calls tools
+    unanswered: dict[str, ToolCallPart] = {}
     for message in messages:
-        digest.update(message.hash_key.encode())
-        keys.append(digest.hexdigest())
-    return keys
+        role = role_of(message)
+        call_id = getattr(message, "tool_call_id", None)
+        if not _is_told(message):
+            if asking is not None:
+                asking.messages.append(message)
+        elif role == "tool" and isinstance(call_id, str):
+            if asking is not None and unanswered.pop(call_id, None) is not None:
+                asking.messages.append(message)
+        else:
+            unit = _Unit(role, [message])
+            units.append(unit)
+            calls = tool_calls_of(message)
+            if calls:
+                _fill(asking, unanswered)
+                asking = unit if role == "assistant" else None
+                unanswered = {call.id: call for call in calls} if role == "assistant" else {}
+    _fill(asking, unanswered)
+    for unit in units:
+        unit.sent = [*unit.messages, *unit.missing]
+    return units
 
 
-def _told(message: Message) -> str:
-    calls = "".join(f" [calls {call.name} with {call.arguments}]" for call in tool_calls_of(message))
-    return f"{role_of(message)}: {message}{calls}"
+def _fill(unit: _Unit | None, unanswered: Mapping[str, ToolCallPart]) -> None:
+    if unit is not None:
+        unit.missing = [cancelled_result(call) for call in unanswered.values()]
+
+
+def _is_told(message: Message) -> bool:
+    """Whether a model is told of it: not of what agents say while they work as its tools."""
+    return not getattr(message, "inside_tool_call", None)
+
+
+def _leave_out_earlier_calls(units: Sequence[_Unit]) -> None:
+    """Leaves the text of what called tools in earlier turns, and nothing else."""
+    newest = max((place for place, unit in enumerate(units) if unit.role == "user"), default=0)
+    for unit in units[:newest]:
+        message = unit.messages[0]
+        if tool_calls_of(message):
+            # Not the thoughts either: those with a signature belong to the calls that they led to.
+            parts = [part for part in parts_of(message) if isinstance(part, (TextPart, ImagePart))]
+            unit.sent = [message.model_copy(update={"parts": parts})] if parts or message.text else []
+
+
+def _put_together(units: Sequence[_Unit], notes: Sequence[Message]) -> Iterator[Message]:
+    """All that is sent, in its order, with the notes where something is missing first."""
+    for unit in units:
+        if unit.is_kept:
+            yield from unit.sent
+        else:
+            yield from notes
+            notes = ()
