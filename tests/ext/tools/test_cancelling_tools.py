@@ -238,7 +238,7 @@ HOOKS = ["on_before_request", "on_after_request", "on_function_call_start", "on_
 
 
 @pytest.mark.parametrize("hook", [*HOOKS, "on_function_call_error"])
-async def test_in_a_hook(provider: Provider, hook: str) -> None:
+async def test_in_a_hook(provider: Provider, hook: str, caplog: pytest.LogCaptureFixture) -> None:
     """A hook that is at work is cancelled, too, and is not logged as one that fails."""
     at_work = Running()
 
@@ -255,6 +255,7 @@ async def test_in_a_hook(provider: Provider, hook: str) -> None:
         assert replies.cancel()
         await has_stopped(replies, follower)
     assert at_work.was_cancelled
+    assert "hook" not in caplog.text
 
 
 async def test_while_somebody_is_asked(provider: Provider) -> None:

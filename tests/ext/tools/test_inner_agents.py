@@ -24,7 +24,7 @@ from tests.ext.tools.helpers import (
     saying,
     soon,
 )
-from tests.support.llm_server import Gate, LLMServer, Reply
+from tests.support.llm_server import Gate, LLMServer, Reply, ToolCall
 
 
 def perform(provider: Provider, **scripts: list[Reply]) -> Cast:
@@ -97,8 +97,11 @@ async def test_at_depth_three(provider: Provider) -> None:
     gate = Gate()
     cast = perform(
         provider,
-        OUTER=[calling(call_of("middle", message="To the middle")), saying("outer end")],
-        MIDDLE=[calling(call_of("inner", message="To the inner"), text="let me ask"), saying("middle end")],
+        OUTER=[calling(ToolCall("middle", ('{"message": "?"}',), "call_of_outer")), saying("outer end")],
+        MIDDLE=[
+            calling(ToolCall("inner", ('{"message": "?"}',), "call_of_middle"), text="let me ask"),
+            saying("middle end"),
+        ],
         INNER=[Reply(("inner ", gate, "end"))],
     )
     middle = agent_called(provider, "MIDDLE", tools=[agent_called(provider, "INNER")])
@@ -111,14 +114,14 @@ async def test_at_depth_three(provider: Provider) -> None:
         await follower.ends()
         messages = await resolved(replies)
         usage = await replies.usage()
-    assert [(m.role, m.agent, m.inside_tool_call is not None) for m in messages] == [
-        ("assistant", "OUTER", False),
-        ("assistant", "MIDDLE", True),
-        ("assistant", "INNER", True),
-        ("tool", "MIDDLE", True),
-        ("assistant", "MIDDLE", True),
-        ("tool", "OUTER", False),
-        ("assistant", "OUTER", False),
+    assert [(m.role, m.agent, m.inside_tool_call) for m in messages] == [
+        ("assistant", "OUTER", None),
+        ("assistant", "MIDDLE", "call_of_outer"),
+        ("assistant", "INNER", "call_of_middle"),
+        ("tool", "MIDDLE", "call_of_outer"),
+        ("assistant", "MIDDLE", "call_of_outer"),
+        ("tool", "OUTER", None),
+        ("assistant", "OUTER", None),
     ]
     assert [str(message) for message in messages[2:5]] == ["inner end", "inner end", "middle end"]
     assert "middle end" in str(messages[5])

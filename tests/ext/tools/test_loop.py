@@ -9,7 +9,7 @@ import pytest
 
 from miniagents import InteractionContext, Message, MessagePromise, MessageSequencePromise, MiniAgents, miniagent
 from miniagents.ext.llm.llm_common import AssistantMessage, ToolResultMessage, UserMessage
-from miniagents.ext.llm.parts import ImagePart
+from miniagents.ext.llm.parts import ImagePart, ToolCallPart
 from miniagents.ext.tools import tool
 from miniagents.testing import quiescence
 from tests.ext.llm.helpers import BOTH_WAYS, Provider
@@ -399,6 +399,22 @@ async def ask_more(provider: Provider, messages: tuple[Any, ...], answer: str = 
     async with MiniAgents():
         *_, last = await provider.agent.inquire([UserMessage("How is it?"), *messages, "And in Lima?"], tools=[weather])
     assert str(last) == answer
+
+
+async def test_results_belong_to_the_turn_before_them(provider: Provider) -> None:
+    """Where servers use ids again, a call without a result is not given that of a later one."""
+    calls = [
+        AssistantMessage(parts=[ToolCallPart(id="call_1", name="weather", arguments=f'{{"city": "{city}"}}')])
+        for city in ("Rome", "Oslo")
+    ]
+    result = ToolResultMessage("sunny in Oslo", tool_call_id="call_1", tool_name="weather")
+    provider.server.script(saying("Well."))
+    async with MiniAgents():
+        await provider.agent.inquire([UserMessage("Rome?"), calls[0], UserMessage("Oslo?"), calls[1], result])
+    (request,) = provider.server.requests
+    assert results_sent(request) == ["sunny in Oslo"]
+    assert all_sent(request).count("sunny in Oslo") == 1
+    assert all_sent(request).count("cancelled") == 1
 
 
 async def test_the_conversation_can_be_continued_elsewhere(
