@@ -5,7 +5,6 @@ wherever agents are.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
-from contextlib import aclosing
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -13,11 +12,12 @@ from miniagents.agents import MiniAgent
 from miniagents.context import MiniAgents
 from miniagents.ext.llm.anthropic import DEFAULT_ANTHROPIC_MODEL, anthropic_agent
 from miniagents.ext.llm.bedrock import DEFAULT_BEDROCK_MODEL, bedrock_agent
-from miniagents.ext.llm.llm_common import ModelMessage, assistant_tokens
+from miniagents.ext.llm.llm_common import ModelMessage, is_said_by_assistant
 from miniagents.ext.llm.openai import DEFAULT_OPENAI_MODEL, openai_agent
 from miniagents.ext.llm.plain_messages import message_from_dict
 from miniagents.ext.llm.vertex import DEFAULT_VERTEX_MODEL, vertex_agent
 from miniagents.message import Message
+from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise
 from miniagents.usage import NO_USAGE, Usage
 
@@ -34,6 +34,7 @@ __all__ = [
 T = TypeVar("T")
 
 DEFAULT_MAX_TOKENS = 4096
+_BETWEEN = "\n\n"  # two texts that the model has said before and after a call of a tool
 
 
 class ChatRole(StrEnum):
@@ -143,12 +144,22 @@ class InferenceClient:
             Exception: What the agent raises, after the tokens that had come; they are its `partial_text`, too.
         """
         reply = self._ask(messages, max_tokens, temperature, top_p, options)
+        answers: list[MessagePromise] = []
+        separator = ""
         try:
-            async with aclosing(assistant_tokens(reply)) as tokens:
-                async for token in tokens:
-                    yield token
+            async for promise in reply:
+                answers.append(promise)
+                if not is_said_by_assistant(promise):
+                    await promise  # it may have failed
+                    continue
+                async for token in promise:
+                    yield separator + token
+                    separator = ""
+                separator = _BETWEEN if promise.pieces_so_far else separator
         finally:
             reply.cancel()
+            for answer in answers:  # outside of a context they have no agent any more that would end them
+                answer.cancel()
             self._usage += await reply.usage()
 
     async def tool_chain(
