@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from miniagents.agents import MiniAgent
 from miniagents.ext.threads import in_thread
 from miniagents.ext.tools.tool import ToolError
+from miniagents.message import Message
 
 __all__ = ["ApprovalRequest", "ToolRefusedError", "approve", "console_approver"]
 
@@ -63,7 +64,9 @@ async def approve(approver: Any, request: ApprovalRequest) -> None:
             raise ToolRefusedError("it needs an approval, and there is nobody to ask: the agent has no approver")
         approver = console_approver
     if isinstance(approver, MiniAgent):
-        text = str(await approver.inquire(f"{request}. May it? (yes or no)").as_single_promise()).strip()
+        replies = await approver.inquire(f"{request}. May it? (yes or no)")
+        said = [str(message) for message in replies if _is_answer(message)]
+        text = said[-1].strip() if said else ""  # what it says before, while it looks things up, decides nothing
         answer: Any = text.rstrip(".!").lower() in _YES or text
     elif inspect.iscoroutinefunction(approver) or inspect.iscoroutinefunction(getattr(approver, "__call__", None)):
         answer = await approver(request)
@@ -74,6 +77,10 @@ async def approve(approver: Any, request: ApprovalRequest) -> None:
     if answer is not True:
         reason = f": {answer}" if isinstance(answer, str) and answer else ""
         raise ToolRefusedError(f"it was not approved{reason}")
+
+
+def _is_answer(message: Message) -> bool:
+    return getattr(message, "role", "assistant") == "assistant" and not getattr(message, "inside_tool_call", None)
 
 
 async def console_approver(request: ApprovalRequest) -> bool | str:

@@ -197,6 +197,23 @@ async def test_an_llm_decides(provider: Provider, shredder: Shredder) -> None:
     cast.assert_all_said()
 
 
+async def test_an_llm_looks_things_up_before_it_decides(provider: Provider, shredder: Shredder) -> None:
+    """Of an approver that has tools of its own the last word decides."""
+
+    async def copies() -> str:
+        return "no, there are copies"
+
+    provider.server.default = cast = Cast(
+        OUTER=[calling(call_of("shred", paper="A")), saying("Well.")],
+        GUARD=[calling("copies", text="Let me look."), saying("Yes.")],
+    )
+    async with MiniAgents():
+        agent = agent_called(provider, "OUTER", approver=agent_called(provider, "GUARD", tools=[copies]))
+        await soon(resolved(agent.inquire("Hi", tools=[shredder.tool])))
+    assert shredder.shredded == ["A"]
+    cast.assert_all_said()
+
+
 async def test_nobody_to_ask(provider: Provider, shredder: Shredder) -> None:
     """Without an approver and without a terminal the tool is refused."""
     assert "nobody to ask" in await refused(provider, shredder, None)

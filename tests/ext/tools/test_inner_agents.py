@@ -349,6 +349,29 @@ async def test_an_inner_loop_that_does_not_end(provider: Provider) -> None:
     cast.assert_all_said()
 
 
+async def test_an_inner_answer_that_was_mended(provider: Provider) -> None:
+    """Of an agent that was asked to mend its answer, what it was asked is no part of the result."""
+    cast = perform(
+        provider,
+        OUTER=[calling(call_of("inner", message="?")), saying("Thanks.")],
+        INNER=[saying("no JSON"), saying('{"value": 7}')],
+    )
+    if not provider.is_openai:  # there the object is asked for as the call of a tool
+        cast = perform(
+            provider,
+            OUTER=[calling(call_of("inner", message="?")), saying("Thanks.")],
+            INNER=[saying("no JSON"), calling(ToolCall("int", ('{"value": 7}',)))],
+        )
+    inner = agent_called(provider, "INNER", reply_type=int)
+    async with MiniAgents():
+        *_, result, answer = await soon(resolved(agent_called(provider, "OUTER").inquire("Hi", tools=[inner])))
+    assert str(answer) == "Thanks."
+    assert not result.is_error
+    assert '{"value": 7}' in str(result)
+    assert "form that is wanted" not in str(result)
+    cast.assert_all_said()
+
+
 async def test_cancelling_closes_the_inner_request(provider: Provider) -> None:
     """Cancelling the outer reply closes the request of the innermost agent."""
     gate = Gate()

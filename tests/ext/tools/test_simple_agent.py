@@ -286,6 +286,16 @@ async def test_manual_stop_while_tools_run(server: LLMServer) -> None:
     assert len(results) == 2
 
 
+async def test_manual_stop_while_an_inner_agent_speaks(server: LLMServer) -> None:
+    """What an inner agent has said so far is no output."""
+    gate, stop = Gate(), Stop()
+    inner = agent_at(server, agent_name="Inner", tool_registry=[]).agent
+    server.script(calling(call_of("inner", message="?"), text="Let me ask."), Reply(("half of it", gate)))
+    response = await stopped(server, stop, gate.reached, tool_registry=[inner])
+    assert response["output"] == "Let me ask."
+    assert "half of it" not in json.dumps(response)
+
+
 async def test_manual_stop_between_two_turns(server: LLMServer) -> None:
     """A stop that comes when all tools have ended, and before the next request, is a manual stop, too."""
     stop = Stop()
@@ -642,7 +652,7 @@ async def run_block(block: str, server: LLMServer, folder: Path) -> "subprocess.
     variables = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.openai_url, "PYTHONPATH": str(ROOT)}
     return await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-W", "error", "-X", "dev", "block.py"],
+        [sys.executable, "-W", "error", "block.py"],
         cwd=folder,
         env={**kept, **variables},
         capture_output=True,
