@@ -243,7 +243,8 @@ class _Unit:
         messages: What was said.
         missing: What stands for results that there are not.
         sent: What is sent of it, if it is.
-        tokens: How many tokens that has, once somebody has counted.
+        cut: The same, with long messages cut, once somebody has counted its tokens.
+        tokens: How many tokens that has.
         is_kept: Whether it is sent.
     """
 
@@ -251,7 +252,8 @@ class _Unit:
     messages: list[Message]
     missing: list[Message] = field(default_factory=list)
     sent: list[Message] = field(default_factory=list)
-    tokens: int | None = None
+    cut: list[Message] | None = None
+    tokens: int = 0
     is_kept: bool = True
 
     @property
@@ -333,7 +335,10 @@ class _Window:
         """Cuts what has to be sent and is too long. Nothing is too long where something could be dropped instead."""
         tokens = sum(map(self._weigh, units))
         if self._room is None or tokens <= self._room - taken:
+            for unit in units:
+                unit.sent = unit.cut or []
             return
+        # It is the whole messages that are cut, so that the markers say how much is missing of them.
         told = [message for unit in units for message in unit.sent if _is_told(message)]
         cut = iter(cut_to_fit(told, self._room - taken, self.count, self.count_text))
         for unit in units:
@@ -347,7 +352,7 @@ class _Window:
         limits = SummaryLimits(
             summary=self._longest_summary() - self.count(UserMessage(SUMMARY)) - 1,
             request=max((self._limits.max_context_length or _SUMMARIZED_AT_ONCE) // 2, _LONGEST_SUMMARY),
-            count=self.count_text,
+            count_tokens=self.count_text,
         )
         try:
             summary = await _summaries.of([*filter(_is_told, dropped)], summarizer, limits, prompt)
@@ -372,12 +377,16 @@ class _Window:
         return max(longest, _SHORTEST_SUMMARY)
 
     def _weigh(self, unit: _Unit) -> int:
-        """The tokens of what is sent of a unit, the messages of which are cut now where they are too long."""
-        if unit.tokens is None:
+        """The tokens of what is sent of a unit when messages that are too long by themselves are cut."""
+        if unit.cut is None:
             limit = self._limits.max_token_per_message
+            unit.cut = unit.sent
             if limit is not None:
-                unit.sent = [cut_message(message, limit, self.count, self.count_text) for message in unit.sent]
-            unit.tokens = sum(self.count(message) for message in unit.sent if _is_told(message))
+                unit.cut = [
+                    cut_message(message, limit, self.count, self.count_text) if _is_told(message) else message
+                    for message in unit.sent
+                ]
+            unit.tokens = sum(self.count(message) for message in unit.cut if _is_told(message))
         return unit.tokens
 
 
@@ -385,7 +394,7 @@ _summaries = Summaries()
 
 
 def _units(messages: Sequence[Message]) -> list[_Unit]:
-    """Finds what belongs together. Results that nobody has asked for belong to nothing."""
+    """Finds what belongs together. Results that nobody has asked for, and what led to them, belong to nothing."""
     units: list[_Unit] = []
     asking: _Unit | None = None  # the newest one that calls tools
     unanswered: dict[str, ToolCallPart] = {}
@@ -393,7 +402,7 @@ def _units(messages: Sequence[Message]) -> list[_Unit]:
         role = role_of(message)
         call_id = getattr(message, "tool_call_id", None)
         if not _is_told(message):
-            if asking is not None:
+            if asking is not None and asking is units[-1]:
                 asking.messages.append(message)
         elif role == "tool" and isinstance(call_id, str):
             if asking is not None and unanswered.pop(call_id, None) is not None:

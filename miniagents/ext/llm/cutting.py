@@ -94,7 +94,7 @@ def cut_to_fit(
     if sum(counts) <= room:
         return list(messages)
     floors = [count(cut_message(message, _LEAST, count, count_text)) for message in messages]
-    least, most = _LEAST, max(counts)
+    least, most = _LEAST, max(counts, default=0)
     while least < most:
         level = (least + most + 1) // 2
         if sum(max(floor, min(level, full)) for floor, full in zip(floors, counts, strict=True)) <= room:

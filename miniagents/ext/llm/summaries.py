@@ -1,5 +1,6 @@
 """Summaries of what is left out of a long conversation. A summary that there is already is continued, not made anew."""
 
+import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +30,12 @@ class SummaryLimits(NamedTuple):
     Attributes:
         summary: How many tokens a summary may have; the middle of a longer one is cut out.
         request: How many tokens of a conversation are summarised at a time.
-        count: What counts the tokens of a text.
+        count_tokens: What counts the tokens of a text.
     """
 
     summary: int
     request: int
-    count: Callable[[str], int]
+    count_tokens: Callable[[str], int]
 
 
 class Summaries:
@@ -67,21 +68,29 @@ class Summaries:
         for told, number in _portions(messages, done, limits):
             so_far = f"{SUMMARY}{summary}\n\n" if summary else ""
             request = [SystemMessage(prompt), UserMessage(f"{so_far}{told}")]
-            # An error as a message would be taken for a summary.
-            replies = summarizer.inquire(request, errors_as_messages=False)
-            summary = "".join([token async for token in assistant_tokens(replies)]).strip()
-            if not summary:
-                raise ValueError(f"{summarizer.alias} was asked for a summary and replied with nothing")
-            summary = cut_text(summary, limits.summary, limits.count)
+            summary = cut_text(await _answer(summarizer, request), limits.summary, limits.count_tokens)
             self._remember(keys[number - 1], summary)
         if keys:
             self._known.move_to_end(keys[-1])
-        return cut_text(summary, limits.summary, limits.count)
+        return cut_text(summary, limits.summary, limits.count_tokens)
 
     def _remember(self, key: str, summary: str) -> None:
         self._known[key] = summary
         if len(self._known) > _MOST:
             self._known.popitem(last=False)
+
+
+async def _answer(summarizer: MiniAgent, request: Sequence[Message]) -> str:
+    # An error as a message would be taken for a summary.
+    replies = summarizer.inquire(request, errors_as_messages=False)
+    try:
+        summary = "".join([token async for token in assistant_tokens(replies)]).strip()
+    except asyncio.CancelledError:
+        replies.cancel()  # nobody else wants it
+        raise
+    if not summary:
+        raise ValueError(f"{summarizer.alias} was asked for a summary and replied with nothing")
+    return summary
 
 
 def _name_of(summarizer: MiniAgent, prompt: str) -> str:
@@ -104,8 +113,8 @@ def _portions(messages: Sequence[Message], done: int, limits: SummaryLimits) -> 
     told: list[str] = []
     room = limits.request
     for number in range(done, len(messages)):
-        line = cut_text(_in_words(messages[number]), limits.request, limits.count)
-        tokens = limits.count(line) + 1
+        line = cut_text(_in_words(messages[number]), limits.request, limits.count_tokens)
+        tokens = limits.count_tokens(line) + 1
         if told and tokens > room:
             yield "\n\n".join(told), number
             told, room = [], limits.request
