@@ -5,43 +5,29 @@ import functools
 import inspect
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, overload
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from miniagents.agents import MiniAgent
 from miniagents.ext.llm.hooks import Caller
 from miniagents.ext.llm.llm_common import UserMessage
-from miniagents.ext.llm.parts import ImagePart
-from miniagents.ext.threads import in_thread
-from miniagents.ext.tools.schema import (
-    CALLER_FIELDS,
-    arguments_model,
-    documentation_of,
-    json_schema_of,
-    problems_of,
-)
-from miniagents.message import Message
-from miniagents.messages import MessagePromise
+from miniagents.ext.tools.documentation import documentation_of, plain_function
+from miniagents.ext.tools.errors import ToolArgumentsError, ToolError
+from miniagents.ext.tools.given_schema import GivenParameters, checked_schema
+from miniagents.ext.tools.results import as_text, outcome_of
+from miniagents.ext.tools.schema import CALLER_FIELDS, Parameters, bound_names, parameters_of, takes_any
 from miniagents.sequences import MessageSequencePromise
 
 __all__ = ["Tool", "ToolArgumentsError", "ToolError", "as_tool", "as_tools", "tool"]
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_LONGEST_NAME = 64
+_NAME = re.compile(f"[a-zA-Z0-9_-]{{1,{_LONGEST_NAME}}}")
 _ENTRY = ("name", "function_schema", "func", "timeout", "requires_approval", "strict")
 
 
-class ToolError(Exception):
-    """A tool could not do what it was to do. The model is told the text."""
-
-
-class ToolArgumentsError(ToolError):
-    """The arguments that a model has written do not fit the tool."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, repr=False, eq=False, kw_only=True)
 class Tool:
     """Something that a model may call. Make one with `tool` or `as_tool`.
 
@@ -52,6 +38,7 @@ class Tool:
         run: What is called with the arguments by name: sync (in a thread) or async function, or async generator.
         validate: Turns arguments that a model has written into those of `run`, or raises a `ToolArgumentsError`.
         agent: The agent that it is, if it is one.
+        server: The MCP server that it is of, if it is of one.
         strict: Whether providers that can are asked to keep models to the schema.
         timeout: How many seconds it may take.
         requires_approval: Whether somebody is asked before it runs.
@@ -63,6 +50,7 @@ class Tool:
     run: Callable[..., Any]
     validate: Callable[[dict[str, Any]], dict[str, Any]]
     agent: MiniAgent | None = None
+    server: str | None = None
     strict: bool = False
     timeout: float | None = None
     requires_approval: bool = False
@@ -73,10 +61,9 @@ class Tool:
             raise ValueError(
                 f"{self.name!r} is no name of a tool: it takes 1 to 64 letters, digits, _ and -; give another `name=`"
             )
-        if self.timeout is not None and self.timeout <= 0:
-            raise ValueError(
-                f"the timeout of the tool {self.name} is {self.timeout}; give a positive number of seconds"
-            )
+        timeout: Any = self.timeout
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+            raise ValueError(f"the timeout of the tool {self.name} is {timeout!r}; give a positive number of seconds")
 
     def parse(self, arguments: str) -> dict[str, Any]:
         """Reads and checks what a model has written.
@@ -98,7 +85,7 @@ class Tool:
             ) from None
         if not isinstance(found, dict):
             raise ToolArgumentsError(f"its arguments are {type(found).__name__}; write a JSON object of them by name")
-        return self.validate({name: value for name, value in found.items() if name not in CALLER_FIELDS})
+        return self.validate(found)
 
     def start(self, arguments: dict[str, Any], caller: Caller) -> MessageSequencePromise:
         """Starts the tool.
@@ -112,9 +99,11 @@ class Tool:
             fails with; cancelling it cancels the tool.
         """
         if self.agent is not None:
-            reply: MessageSequencePromise = self.run(**arguments, **_wanted(self.agent._function, caller))
+            wanted = _wanted(self.agent._function, caller, self.agent._arguments)
+            reply: MessageSequencePromise = self.run(**arguments, **wanted)
             return reply
-        return MessageSequencePromise(lambda _: _outcome(self.run, {**arguments, **_wanted(self.run, caller)}))
+        wanted = _wanted(self.run, caller, bound_names(self.run))
+        return MessageSequencePromise(lambda _: outcome_of(self.run, {**arguments, **wanted}))
 
     def __repr__(self) -> str:
         return f"<Tool {self.name}>"
@@ -165,6 +154,7 @@ def tool(
     Args:
         func: A sync function, which runs in a thread; an async function; an async generator function, whose pieces
             stream; or an agent, which is sent one `message`, or called with its typed parameters where it has some.
+            What a partial function or a fork has set already is no business of the model.
         name: What models call it; its own name otherwise.
         description: What it does; its docstring otherwise.
         timeout: How many seconds it may take.
@@ -241,16 +231,38 @@ def as_tools(things: Iterable[Any]) -> tuple[Tool, ...]:
     if isinstance(things, Mapping) or callable(things):
         raise TypeError(f"tools are a list; write tools=[{things!r:.60}]")
     made = list(_flattened(things))
-    times = Counter(one.name for one in made)
+    of_name: dict[str, list[Tool]] = {}
+    for one in made:
+        of_name.setdefault(one.name, []).append(one)
     # Names of different servers may clash; those of one program should not.
-    renamed = [
-        dataclasses.replace(one, name=getattr(one.run, "clash_name", one.name)) if times[one.name] > 1 else one
-        for one in made
-    ]
-    twice = [name for name, count in Counter(one.name for one in renamed).items() if count > 1]
-    if twice:
-        raise ValueError(f"two tools are called {twice[0]}; give one of them another name: tool(..., name=)")
+    renamed = [_with_prefix(one) if _is_clash_of_servers(of_name[one.name]) else one for one in made]
+    times = Counter(one.name for one in renamed)
+    clashing = [one for one in renamed if times[one.name] > 1]
+    if clashing:
+        one, other = [found for found in clashing if found.name == clashing[0].name][:2]
+        raise ValueError(
+            f"two tools are called {one.name}, {_origin(one)} and {_origin(other)}; give one of them another name: "
+            f"{'mcp_tools(..., name=)' if one.server or other.server else 'tool(..., name=)'}"
+        )
     return tuple(renamed)
+
+
+def _is_clash_of_servers(tools: list[Tool]) -> bool:
+    return len(tools) > 1 and all(one.server for one in tools)
+
+
+def _with_prefix(one: Tool) -> Tool:
+    return dataclasses.replace(one, name=f"{_valid_name(one.server or '')}_{one.name}"[:_LONGEST_NAME])
+
+
+def _origin(one: Tool) -> str:
+    if one.server is not None:
+        return f"that of the MCP server {one.server}"
+    if one.agent is not None:
+        return f"the agent {one.agent.alias}"
+    function = plain_function(one.run)
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _flattened(things: Iterable[Any]) -> Iterator[Tool]:
@@ -264,72 +276,99 @@ def _flattened(things: Iterable[Any]) -> Iterator[Tool]:
 
 def _made(func: Any, *, name: str | None, description: str | None, parameters: Any, **options: Any) -> Tool:
     if isinstance(func, Tool):
-        changes = {"name": name, "description": description, "parameters": parameters, **options}
+        changes = {"name": name, "description": description, **options}
+        if parameters is not None:
+            given = GivenParameters(checked_schema(parameters, name or func.name), takes_others=False)
+            changes |= {"parameters": given.schema, "validate": given.validate}
         return dataclasses.replace(func, **{field: value for field, value in changes.items() if value})
     if isinstance(func, MiniAgent):
         return _of_agent(func, name, description, parameters, options)
     if not callable(func):
         raise TypeError(f"{func!r:.100} cannot be called, so it is no tool")
     name = name or _name_of(func)
-    if parameters is not None:
-        return _with_schema(func, name, description, parameters, options)
-    model = arguments_model(func, name)
-    if description is None:
-        described = func.func if isinstance(func, functools.partial) else func
-        description = documentation_of(described).description
+    made: Parameters | GivenParameters
+    if parameters is None:
+        made = Parameters(func, name)
+    else:
+        made = GivenParameters(checked_schema(parameters, name), takes_others=takes_any(parameters_of(func, name)))
     return Tool(
         name=name,
-        description=description,
-        parameters=json_schema_of(model, name),
+        description=documentation_of(func).description if description is None else description,
+        parameters=made.schema,
         run=func,
-        validate=functools.partial(_validated, model),
+        validate=made.validate,
         **options,
     )
 
 
 def _of_agent(agent: MiniAgent, name: str | None, description: str | None, parameters: Any, options: Any) -> Tool:
-    name = name or re.sub("[^a-zA-Z0-9_-]+", "_", agent.alias).strip("_").lower()
-    signature = inspect.signature(agent._function)
-    left_out: set[str] = set()
-    is_configured = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    rest = list(signature.parameters.values())
-    if not isinstance(inspect.unwrap(agent._function), type):  # the constructor of a class is not given the context
-        left_out.add(rest.pop(0).name)
-    typed = [
-        parameter
-        for parameter in rest
-        if parameter.name not in agent._arguments
-        and parameter.name not in CALLER_FIELDS
-        and parameter.annotation is not parameter.empty
-    ]
+    name = name or _valid_name(agent.alias).lower()[:_LONGEST_NAME]
+    function = inspect.unwrap(agent._function)
+    signature = parameters_of(agent._function, name)
+    rest = signature if isinstance(function, type) else signature[1:]  # constructors are not given the context
+    is_configured = takes_any(rest)  # arbitrary arguments configure an agent, as they do `openai_agent`
     if description is None:
         description = agent.description or ""
-        if description == inspect.getdoc(inspect.unwrap(agent._function)):
-            description = documentation_of(inspect.unwrap(agent._function)).description
+        if description == inspect.getdoc(function):
+            description = documentation_of(function).description
             # How an agent is configured is nothing that a model has to know.
             description = description.partition("\n\n")[0] if is_configured else description
-    if is_configured or not typed:  # arbitrary arguments configure an agent, as they do `openai_agent`
-        schema = {"type": "object", "properties": {"message": _MESSAGE}, "required": ["message"]}
-        return Tool(
-            name=name,
-            description=description,
-            parameters=parameters or schema,
-            run=lambda message, **others: agent.inquire(UserMessage(message), **others),
-            validate=_validated_message,
-            agent=agent,
-            **options,
-        )
-    left_out |= {parameter.name for parameter in rest} - {parameter.name for parameter in typed}
-    model = arguments_model(agent._function, name, left_out)
+    typed = [] if is_configured else _typed(agent, rest, name, is_given=parameters is not None)
+    made: Parameters | GivenParameters
+    if parameters is not None or not typed:
+        schema = checked_schema(_ONE_MESSAGE if parameters is None else parameters, name)
+        schema.setdefault("additionalProperties", False)  # else a model could configure the agent
+        made = GivenParameters(schema, takes_others=False)
+    else:
+        left_out = {parameter.name for parameter in signature} - {parameter.name for parameter in typed}
+        made = Parameters(agent._function, name, left_out)
+    is_sent_message = "message" not in [parameter.name for parameter in rest]
     return Tool(
         name=name,
         description=description,
-        parameters=parameters or json_schema_of(model, name),
-        run=lambda **arguments: agent.inquire(**arguments),
-        validate=functools.partial(_validated, model),
+        parameters=made.schema,
+        run=functools.partial(_inquire, agent, is_sent_message),
+        validate=made.validate,
         agent=agent,
         **options,
     )
+
+
+def _typed(
+    agent: MiniAgent, parameters: Iterable[inspect.Parameter], name: str, *, is_given: bool
+) -> list[inspect.Parameter]:
+    """The parameters of an agent that a model can fill in."""
+    found = [
+        parameter
+        for parameter in parameters
+        if parameter.name not in agent._arguments and parameter.name not in CALLER_FIELDS
+    ]
+    taken = [parameter.name for parameter in found if parameter.name in _OF_INQUIRE]
+    if taken:
+        raise TypeError(
+            f"the agent {agent.alias} takes {taken[0]}, which is an argument of `inquire` itself; give the parameter "
+            "another name"
+        )
+    typed = [parameter for parameter in found if parameter.annotation is not parameter.empty]
+    untyped = [
+        parameter.name
+        for parameter in found
+        if parameter not in typed
+        and parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    if untyped and not is_given:
+        raise TypeError(
+            f"the agent {agent.alias} takes {untyped[0]} and does not say of which type, so that no model can be told "
+            f"what it is; annotate it, or set it: tool(agent.fork({untyped[0]}=...), name={name!r})"
+        )
+    return typed
+
+
+def _inquire(agent: MiniAgent, is_sent_message: bool, /, **arguments: Any) -> MessageSequencePromise:
+    if is_sent_message and "message" in arguments:
+        return agent.inquire(UserMessage(as_text(arguments.pop("message"))), **arguments)
+    return agent.inquire(**arguments)
 
 
 def _from_entry(entry: Mapping[str, Any]) -> Tool:
@@ -345,114 +384,54 @@ def _from_entry(entry: Mapping[str, Any]) -> Tool:
         raise TypeError(f"the function_schema of the tool {name!r} is no dict")
     schema = schema.get("function", schema) if schema.get("type") == "function" else schema
     name = name or schema.get("name")
-    options = {key: entry[key] for key in ("timeout", "requires_approval", "strict") if key in entry}
-    parameters = schema.get("parameters") or {"type": "object", "properties": {}}
-    if isinstance(entry["func"], MiniAgent):
-        return _of_agent(entry["func"], name, schema.get("description"), parameters, options)
-    if not callable(entry["func"]):
+    if not isinstance(name, str):
+        raise ValueError(
+            f"an entry of a registry has {name!r} for its name; give it one: {{'name': 'get_weather', ...}}"
+        )
+    func = entry["func"]
+    if not isinstance(func, MiniAgent) and not callable(func):
         raise TypeError(f"the func of the tool {name!r} cannot be called")
-    return _with_schema(entry["func"], str(name), schema.get("description"), parameters, options)
-
-
-def _with_schema(func: Any, name: str, description: str | None, parameters: Mapping[str, Any], options: Any) -> Tool:
-    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
-    from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]
-
-    try:
-        Draft202012Validator.check_schema(parameters)
-    except SchemaError as error:
-        raise ValueError(f"the parameters of the tool {name!r} are no JSON schema: {error.message}") from None
-    validator = Draft202012Validator(parameters)
-
-    def validated(arguments: dict[str, Any]) -> dict[str, Any]:
-        problems = [
-            f"{'.'.join(str(step) for step in problem.absolute_path) or 'the arguments'}: {problem.message}"
-            for problem in validator.iter_errors(arguments)
-        ]
-        if problems:
-            raise ToolArgumentsError(f"its arguments do not fit: {'; '.join(problems[:20])}")
-        return arguments
-
-    if description is None:
-        description = documentation_of(func).description
-    return Tool(name=name, description=description, parameters=parameters, run=func, validate=validated, **options)
+    options = {key: entry[key] for key in ("timeout", "requires_approval") if key in entry}
+    options["strict"] = bool(entry.get("strict", schema.get("strict", False)))
+    parameters = schema.get("parameters")
+    return _made(
+        func,
+        name=name,
+        description=schema.get("description"),
+        parameters={"type": "object", "properties": {}} if parameters is None else parameters,
+        **options,
+    )
 
 
 def _name_of(func: Any) -> str:
-    if isinstance(func, functools.partial):
-        return _name_of(func.func)
-    return str(getattr(func, "__name__", None) or type(func).__name__)
+    plain = plain_function(func)
+    return str(getattr(plain, "__name__", None) or type(plain).__name__)
 
 
-def _validated(model: type[BaseModel], arguments: dict[str, Any]) -> dict[str, Any]:
+def _valid_name(text: str) -> str:
+    return re.sub("[^a-zA-Z0-9_-]+", "_", text).strip("_")
+
+
+def _wanted(function: Any, caller: Caller, already_set: Iterable[str]) -> dict[str, Any]:
+    """What of the caller a function takes. Its defaults stay where nothing is known, and so does what its owner set."""
     try:
-        made = model.model_validate(arguments)
-    except ValidationError as error:
-        raise ToolArgumentsError(f"its arguments do not fit: {problems_of(error)}") from None
-    given = {
-        field.alias or name: getattr(made, name)
-        for name, field in model.model_fields.items()
-        if name in made.model_fields_set
-    }
-    return {**given, **(made.model_extra or {})}
-
-
-def _validated_message(arguments: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(arguments.get("message"), str) or len(arguments) > 1:
-        raise ToolArgumentsError('its arguments do not fit: it takes one text, {"message": "..."}')
-    return arguments
-
-
-def _wanted(function: Any, caller: Caller) -> dict[str, Any]:
-    """What of the caller a function takes. Its defaults stay where nothing is known."""
-    parameters = inspect.signature(function).parameters
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # some functions written in C have none
+        return {}
     found: dict[str, Any] = {}
     for name in CALLER_FIELDS:
         value = getattr(caller, name)
-        if name in parameters and (value is not None or parameters[name].default is inspect.Parameter.empty):
+        if name not in parameters or name in already_set:
+            continue
+        if value is not None or parameters[name].default is inspect.Parameter.empty:
             found[name] = value
     return found
 
 
-async def _outcome(function: Any, arguments: dict[str, Any]) -> AsyncIterator[Any]:
-    """Calls a function, and gives what it returns as something that can be sent."""
-    target = function if inspect.isroutine(function) else getattr(function, "__call__", function)
-    bare = inspect.unwrap(function.func if isinstance(function, functools.partial) else target)
-    if inspect.isasyncgenfunction(bare):
-        yield Message.promise(lambda _: _texts(function(**arguments)))
-        return
-    if inspect.iscoroutinefunction(bare):
-        outcome = await function(**arguments)
-    else:
-        outcome = await in_thread(function, **arguments)
-        if inspect.isawaitable(outcome) and not isinstance(outcome, (MessagePromise, MessageSequencePromise)):
-            outcome = await outcome
-    yield _sendable(outcome)
-
-
-async def _texts(pieces: AsyncIterator[Any]) -> AsyncIterator[str]:
-    async for piece in pieces:
-        yield piece if isinstance(piece, str) else _as_json(piece)
-
-
-def _sendable(outcome: Any) -> Any:
-    if isinstance(outcome, (str, Message, MessagePromise, MessageSequencePromise)):
-        return outcome
-    if isinstance(outcome, ImagePart):
-        return UserMessage(parts=[outcome])
-    if isinstance(outcome, (list, tuple)) and any(isinstance(item, ImagePart) for item in outcome):
-        texts = [
-            item if isinstance(item, str) else _as_json(item) for item in outcome if not isinstance(item, ImagePart)
-        ]
-        return UserMessage("\n\n".join(texts) or None, parts=[item for item in outcome if isinstance(item, ImagePart)])
-    return _as_json(outcome)
-
-
-def _as_json(value: Any) -> str:
-    try:
-        return to_json(value).decode()
-    except Exception:  # it is something of which nothing but its text is known
-        return str(value)
-
-
-_MESSAGE = {"type": "string", "description": "What to say to it."}
+_OF_INQUIRE = frozenset(inspect.signature(MiniAgent.inquire).parameters) - {"self", "arguments"}
+_ONE_MESSAGE = {
+    "type": "object",
+    "properties": {"message": {"type": "string", "description": "What to say to it."}},
+    "required": ["message"],
+    "additionalProperties": False,
+}

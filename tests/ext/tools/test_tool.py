@@ -4,6 +4,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
@@ -35,6 +36,23 @@ class Place(BaseModel):
 @dataclass
 class Size:
     width: int
+
+
+@dataclass
+class Later:
+    text: str
+
+    async def __call__(self) -> str:
+        return self.text
+
+
+class Named(str, Enum):  # noqa: UP042  # of which `str` says "Named.RED"
+    RED = "red"
+
+
+class Strange:
+    def __repr__(self) -> str:
+        return "strange"
 
 
 def find(  # noqa: D417
@@ -81,8 +99,9 @@ def test_the_schema_of_a_function() -> None:
     assert properties["what"] == {"description": "What to look for.", "enum": ["cafe", "bar"], "type": "string"}
     assert properties["color"]["description"] == "Of the door."
     assert properties["tags"]["description"] == "Any of them."
-    assert schema["$defs"]["Place"]["properties"]["zip_code"]["description"] == "The postal code."
-    assert "title" not in str({**schema, "$defs": None})
+    assert properties["place"]["description"] == "Where to look."
+    assert properties["place"]["properties"]["zip_code"]["description"] == "The postal code."
+    assert "title" not in str(schema)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +247,102 @@ def test_what_cannot_be_a_tool() -> None:
     with pytest.raises(TypeError, match="give a function"):
         as_tool(5)
     with pytest.raises(TypeError, match=r"tools=\["):
-        as_tools(star)
+        as_tools(star)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="another `name=`"):
         tool(lambda: 1, name="a name")
     with pytest.raises(ValueError, match="positive"):
         tool(test_no_arguments, timeout=0)
+    with pytest.raises(ValueError, match="positive"):
+        tool(test_no_arguments, timeout="5")  # type: ignore[call-overload]  # pyright: ignore
+
+
+async def test_what_wraps_an_async_function_may_block() -> None:
+    """Only what is async itself is called on the event loop; all else runs in a thread, whatever it wraps."""
+
+    async def five() -> int:
+        return 5
+
+    @functools.wraps(five)
+    def run() -> int:
+        return asyncio.run(five())
+
+    @functools.wraps(five)
+    def passed_on() -> Any:
+        return five()
+
+    assert await text_of(run) == "5"
+    assert await text_of(passed_on) == "5"
+
+
+async def test_generators() -> None:
+    """Those that are returned stream; sync ones run in the thread to their end."""
+
+    async def count() -> AsyncIterator[Any]:
+        yield "one "
+        yield {"two": 2}
+
+    def spell() -> Any:
+        yield "a"
+        yield str(threading.current_thread() is threading.main_thread())
+
+    def numbers() -> Any:
+        yield 1
+        yield 2
+
+    assert await text_of(lambda: count()) == 'one {"two":2}'
+    assert await text_of(spell) == "aFalse"
+    assert await text_of(numbers) == "[1,2]"
+
+
+async def test_classes() -> None:
+    """What a class makes is the result."""
+    assert await text_of(Size, '{"width": 3}') == '{"width":3}'
+    assert "said" in await text_of(Later, '{"text": "said"}')
+
+
+async def test_context_variables_reach_threads() -> None:
+    """A sync function sees what is set where it is called."""
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+    variable.set("set")
+    assert await text_of(lambda: variable.get()) == "set"
+
+
+async def test_what_ends_programs_passes() -> None:
+    """`SystemExit` in a tool is no result of it, from a thread neither."""
+
+    def leave() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        await outcome(leave)
+
+
+async def test_cancelling_a_tool() -> None:
+    """Who cancels what `start` has returned cancels the tool."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with MiniAgents():
+        replies = tool(wait).start({}, CALLER)
+        await began.wait()
+        assert replies.cancel()
+        await ended.wait()
+
+
+async def test_what_its_owner_has_set_stays() -> None:
+    """A partial function or a fork that says for whom it works does so, whoever calls."""
+
+    def who(user_id: str) -> str:
+        return user_id
+
+    assert await text_of(functools.partial(who, user_id="mine")) == "mine"
+    assert await text_of(searcher.fork(user_id="mine"), '{"query": "cats"}') == "cats 3 mine ()"
 
 
 async def test_more_arguments_if_the_function_takes_them() -> None:
@@ -250,9 +360,13 @@ async def test_more_arguments_if_the_function_takes_them() -> None:
         ("text", "text"),
         (None, "null"),
         ({"a": (1, "ü")}, '{"a":[1,"ü"]}'),
-        (Place(city="Rome"), '{"city":"Rome","zip_code":0}'),
+        (Place(city="Rome", zip_code=0), '{"city":"Rome","zip_code":0}'),
         (Size(1), '{"width":1}'),
         (Message("said"), "said"),
+        (Named.RED, "red"),
+        (b"\xff", "b'\\xff'"),
+        (Strange(), "strange"),
+        ([Strange()], "[strange]"),
     ],
 )
 async def test_results(value: Any, text: str) -> None:
@@ -301,6 +415,7 @@ async def test_entries_of_a_registry() -> None:
         ({"fun": 1}, "fun"),
         ({"function_schema": {"parameters": {"type": "nonsense"}}}, "no JSON schema"),
         ({"function_schema": 5}, "no dict"),
+        ({"name": None, "function_schema": {}}, "None for its name"),
     ],
 )
 def test_entries_that_are_none(change: dict[str, Any], says: str) -> None:
@@ -309,6 +424,13 @@ def test_entries_that_are_none(change: dict[str, Any], says: str) -> None:
         as_tool({**REGISTERED, "func": test_no_arguments, **change})
     with pytest.raises(ValueError, match="no func"):
         as_tool(REGISTERED)
+
+
+def test_strict_stands_in_the_schema_of_an_entry_too() -> None:
+    """OpenAI has it there."""
+    schema = {**REGISTERED["function_schema"], "strict": True}  # type: ignore[dict-item]
+    assert as_tool({**REGISTERED, "function_schema": schema, "func": test_no_arguments}).strict
+    assert not as_tool({**REGISTERED, "function_schema": schema, "func": test_no_arguments, "strict": False}).strict
 
 
 @miniagent
@@ -353,10 +475,76 @@ async def test_agents_that_take_messages() -> None:
     assert list(as_tool(openai_agent).parameters["properties"]) == ["message"]
 
 
+async def test_entries_for_agents() -> None:
+    """The schema is that of the entry; `message` is what the agent is sent, and no model configures it beyond that."""
+
+    @miniagent
+    async def configured(ctx: InteractionContext, tone: str = "flat", **options: Any) -> None:
+        ctx.reply(f"{await ctx.message_promises} {tone} {options}")
+
+    parameters = {"type": "object", "properties": {"message": {"type": "string"}, "tone": {"enum": ["high", "low"]}}}
+    made = as_tool({"name": "ask", "function_schema": {"parameters": parameters}, "func": configured})
+    assert await text_of(made, '{"message": "Hi", "tone": "low"}') == "(UserMessage(text='Hi'),) low {}"
+    with pytest.raises(ToolArgumentsError, match="base_url"):
+        made.parse('{"message": "Hi", "base_url": "https://evil"}')
+
+
+def test_agents_that_no_model_can_call() -> None:
+    """It is said when the tool is made."""
+
+    @miniagent
+    async def untyped(ctx: InteractionContext, query) -> None: ...  # type: ignore[no-untyped-def]
+
+    @miniagent
+    async def clashing(ctx: InteractionContext, budget: int) -> None: ...
+
+    with pytest.raises(TypeError, match="UNTYPED takes query and does not say of which type"):
+        as_tool(untyped)
+    assert list(as_tool(untyped.fork(query="x")).parameters["properties"]) == ["message"]
+    with pytest.raises(TypeError, match="CLASHING takes budget, which is an argument of `inquire`"):
+        as_tool(clashing)
+
+
+async def test_classes_that_are_agents() -> None:
+    """The arguments are those of the constructor, as the docstring of the class describes them."""
+
+    @miniagent
+    class Finder:
+        """Finds.
+
+        Args:
+            query: What.
+        """
+
+        def __init__(self, query: str) -> None:
+            self.query = query
+
+        async def __call__(self, ctx: InteractionContext) -> None:
+            ctx.reply(self.query)
+
+    made = as_tool(Finder)
+    assert (made.name, made.description) == ("finder", "Finds.")
+    assert made.parameters["properties"] == {"query": {"type": "string", "description": "What."}}
+    assert await text_of(made, '{"query": "cats"}') == "cats"
+
+
+def test_long_names_of_agents() -> None:
+    """They are cut to what providers take."""
+    assert as_tool(echo.fork(alias="A" * 80)).name == "a" * 64
+
+
+def test_tools_can_be_keys() -> None:
+    """Each is equal to itself only."""
+    made = tool(find)
+    assert {made: 1}[made] == 1
+    assert made != tool(find)
+
+
 def test_two_of_one_name() -> None:
-    """They are refused, unless they are one and the same."""
-    with pytest.raises(ValueError, match="two tools are called find"):
-        as_tools([find, tool(find)])
+    """They are refused, and both are named, unless they are one and the same."""
+    clash = "two tools are called find, tests.ext.tools.test_tool.find and the agent ECHO AGENT"
+    with pytest.raises(ValueError, match=clash.replace(".", r"\.").replace("ECHO AGENT", "Echo Agent")):
+        as_tools([find, tool(echo, name="find")])
     made = tool(find)
     assert as_tools([[made], (made,)]) == (made,)
 
