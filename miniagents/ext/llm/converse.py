@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +29,8 @@ from miniagents.sequences import MessageSequencePromise
 
 __all__ = ["converse"]
 
+_current_caller: ContextVar[Caller] = ContextVar("miniagents.caller", default=Caller())  # noqa: B039  (it is frozen)
+
 _TOO_MANY_TURNS = "not run: the limit of {} requests in one conversation is reached"
 
 
@@ -40,7 +43,13 @@ async def converse(ctx: InteractionContext, provider: Provider, options: Options
         options: What the agent was told.
     """
     agent = options.agent_name or ctx.this_agent.alias
-    caller = Caller(user_id=options.user_id, chat_id=options.chat_id, agent_name=agent)
+    outer = _current_caller.get()
+    caller = Caller(
+        user_id=outer.user_id if options.user_id is None else options.user_id,
+        chat_id=outer.chat_id if options.chat_id is None else options.chat_id,
+        agent_name=agent,
+    )
+    _current_caller.set(caller)  # for the agents that this one calls; the context variables are those of this call
     call = Call(options=options, agent=agent, hooks=Hooks(options.hooks, caller))
     if options.tools:
         from miniagents.ext.tools.tool import as_tools
@@ -70,7 +79,7 @@ class _Conversation:
 
     async def hold(self) -> None:
         try:
-            async with _watched(self._call.stop, self._options):
+            async with _watched(self._call.stop, self._options, self._caller):
                 for turn in range(1, self._options.max_turns + 1):
                     message = await self._answer()
                     if self._call.stop.is_on:
@@ -189,7 +198,7 @@ class _Conversation:
 
 
 @asynccontextmanager
-async def _watched(stop: StopSwitch, options: Options) -> AsyncIterator[None]:
+async def _watched(stop: StopSwitch, options: Options, caller: Caller) -> AsyncIterator[None]:
     """Looks out for the stop signal meanwhile. Nobody ever waits for it."""
     if options.manual_stop_signal_function is None:
         yield
@@ -198,8 +207,8 @@ async def _watched(stop: StopSwitch, options: Options) -> AsyncIterator[None]:
         watch_for_stop_signal(
             options.manual_stop_signal_function,
             options.check_for_stop_signal_time,
-            options.user_id,
-            options.chat_id,
+            caller.user_id,
+            caller.chat_id,
             stop.press,
         )
     )

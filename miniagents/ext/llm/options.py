@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Self
 
 from miniagents.ext.llm.hooks import HooksArgument
@@ -41,9 +42,9 @@ class Options:
         approver: Who is asked before a tool runs that was declared with `requires_approval=True`: a function of an
             `ApprovalRequest`, or an agent. The user at the terminal otherwise.
         hooks: What is to be told of what happens, see `miniagents.ext.llm.hooks`.
-        user_id: For whom the agent works: reaches every hook, and every tool that takes it.
+        user_id: For whom the agent works: reaches every hook, every tool that takes it, and the agents below.
         chat_id: In which conversation: likewise.
-        agent_name: Which agent: likewise; the alias of the agent otherwise.
+        agent_name: Which agent: reaches hooks and tools; the alias of the agent otherwise.
         manual_stop_signal_function: A function, sync or async, of a user id and a chat id that returns True when the
             agent is to stop.
         check_for_stop_signal_time: How many seconds there are between two calls of that function.
@@ -102,7 +103,14 @@ class Options:
 
         Returns:
             The options.
+
+        Raises:
+            TypeError: An argument is almost called like an option.
         """
+        for name in arguments.keys() - _NAMES:
+            meant = get_close_matches(name, _NAMES, n=1, cutoff=_ALIKE)
+            if meant:  # it would go to the provider, who may ignore it
+                raise TypeError(f"there is no option {name!r}; is {meant[0]!r} meant?")
         known = {name: value for name, value in arguments.items() if name in _NAMES}
         return cls(**known, parameters={name: value for name, value in arguments.items() if name not in _NAMES})
 
@@ -110,4 +118,7 @@ class Options:
         return f"<Options for {self.model}>"  # tools that show local variables would else show the key
 
 
+_ALIKE = (
+    0.88  # as are `max_turn` and `max_turns`; no two parameters of the providers' are, and no option and one of them
+)
 _NAMES = frozenset(option.name for option in fields(Options)) - {"parameters"}

@@ -125,9 +125,10 @@ class _Work:
             failure = error
             promise.add_metadata(is_error=True)
             text = _cut(_in_words(error, call), desk.max_length)
-            yield f"\n{text}" if shown else text
+            shown.append(f"\n{text}" if shown else text)
+            yield shown[-1]
             seconds = time.monotonic() - began
-            await desk.hooks.fire(FunctionCallError, **told, error=text, exception=error, seconds=seconds)
+            await desk.hooks.fire(FunctionCallError, **told, error="".join(shown), exception=error, seconds=seconds)
         except BaseException as error:
             failure = error
             raise

@@ -60,6 +60,12 @@ async def fail(agent: MiniAgent, server: LLMServer, *replies: Reply, **options: 
     return tokens, error
 
 
+async def warm_up(agent: MiniAgent) -> None:
+    """Imports and first signatures take their time, which is none of a test that has little."""
+    async with MiniAgents():
+        await agent.inquire("Hi")
+
+
 @pytest.mark.parametrize("stream", BOTH_WAYS)
 async def test_an_answer(agent: MiniAgent, server: LLMServer, stream: bool) -> None:
     """Text, model, finish reason and usage are there, streamed or not."""
@@ -150,16 +156,18 @@ async def test_malformed_events(agent: MiniAgent, server: LLMServer) -> None:
 
 async def test_a_stalled_stream(agent: MiniAgent, server: LLMServer) -> None:
     """A server that falls silent in mid-stream is given up, and its connection is closed."""
-    tokens, _ = await fail(agent, server, Reply(("a", Gate())), stall_timeout=0.1)
+    await warm_up(agent)
+    tokens, _ = await fail(agent, server, Reply(("a", Gate())), stall_timeout=1.0)
     assert tokens == ["a"]
-    await server.client_disconnected(0)
+    await server.client_disconnected(1)
 
 
 async def test_an_answer_that_takes_too_long(agent: MiniAgent, server: LLMServer) -> None:
     """The time for a request ends it before its first token, too."""
-    _, error = await fail(agent, server, Reply(hold=Gate()), timeout=0.1)
+    await warm_up(agent)
+    _, error = await fail(agent, server, Reply(hold=Gate()), timeout=1.0)
     assert isinstance(error, ModelTimeoutError) or "imed out" in str(error)
-    await server.client_disconnected(0)
+    await server.client_disconnected(1)
 
 
 async def test_images(agent: MiniAgent, server: LLMServer) -> None:

@@ -57,7 +57,7 @@ class Scribe:
         self._answers = answers
 
         @miniagent(alias="SCRIBE")
-        async def scribe(ctx: InteractionContext, model: str = "some-model") -> None:
+        async def scribe(ctx: InteractionContext, model: str = "some-model", system: str = "") -> None:
             prompt, told = await ctx.message_promises
             assert (role_of(prompt), role_of(told)) == ("system", "user")
             self.prompts.append(str(prompt))
@@ -246,23 +246,26 @@ async def test_summaries_by_others_are_not_taken() -> None:
         for model in ("a", "a", "b"):
             await scribe.fit(numbered(4), scribe.agent.fork(model=model), max_messages_in_context=2)
         assert len(scribe.told) == 2
+        french = scribe.agent.fork(model="b", system="Answer in French.")
+        await scribe.fit(numbered(4), french, max_messages_in_context=2)
+        assert len(scribe.told) == 3
         await scribe.fit(
             numbered(4),
-            scribe.agent.fork(model="b"),
+            french,
             max_messages_in_context=2,
             prompt_when_message_is_dropped="Sum up!",
         )
-    assert len(scribe.told) == 3
+    assert len(scribe.told) == 4
 
 
 async def test_few_summaries_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest are forgotten."""
+    """Those that nobody has needed for the longest time are forgotten."""
     monkeypatch.setattr("miniagents.ext.llm.summaries._MOST", 2)
     scribe = Scribe()
     async with MiniAgents():
-        for name in ("a", "b", "c", "a", "c"):
+        for name in ("a", "b", "a", "c", "a", "c", "b"):
             await scribe.fit([UserMessage(name), UserMessage("last")], max_messages_in_context=1)
-    assert len(scribe.told) == 4
+    assert scribe.told == ["user: a", "user: b", "user: c", "user: b"]
     assert len(context_window._summaries._known) == 2
 
 
@@ -275,6 +278,27 @@ async def test_summaries_are_bounded() -> None:
     assert count_tokens(kept.messages) <= 200
     assert count_message_tokens(kept.messages[0]) <= 50
     assert len(kept.messages) > 5
+    assert all(len(summary) < 400 for summary in context_window._summaries._known.values())
+
+
+async def test_a_known_summary_may_be_too_long() -> None:
+    """It is cut where there is less room than there was, or messages are to be shorter."""
+    scribe = Scribe("s" * 100_000)
+    limits: dict[str, Any]
+    async with MiniAgents():
+        for limits, most in (({}, 2_000), ({"max_context_length": 400}, 100), ({"max_token_per_message": 40}, 40)):
+            kept = await scribe.fit(numbered(4), max_messages_in_context=2, **limits)
+            assert count_message_tokens(kept.messages[0]) in range(most - 5, most + 1)
+    assert len(scribe.told) == 1
+
+
+async def test_a_long_message_is_summarised_without_its_middle() -> None:
+    """One message alone is never too long for the summarizer."""
+    scribe = Scribe()
+    async with MiniAgents():
+        await scribe.fit([UserMessage("w" * 400_000), UserMessage("last")], max_context_length=5_000)
+    assert len(scribe.told) == 1
+    assert count_text_tokens(scribe.told[0]) in range(2_490, 2_501)
 
 
 async def test_long_histories_are_summarised_in_portions() -> None:
@@ -617,9 +641,67 @@ def test_cutting_texts(text: str, limit: int) -> None:
     number, end = rest.split(" characters were left out here ...]\n", 1)
     assert text.startswith(start)
     assert text.endswith(end)
+    assert len(cut) < len(text)
     assert int(number) == len(text) - len(start) - len(end)
     assert count_text_tokens(cut) in (limit, limit - 1) or (start, end) == ("", "")
     cut.encode()
+
+
+def test_halves_of_characters() -> None:
+    """A text that holds the two halves of a character is not cut between them, or else says that a half is missing."""
+    for limit in range(15, 25):
+        cut_text("\ud83d\ude00" * 1_000, limit, count_text_tokens).encode()
+
+
+async def test_what_cannot_be_cut_leaves_less_for_the_rest() -> None:
+    """Images are not cut, so that texts have to be shorter."""
+    (calling, _), image = call("a"), ImagePart(url="https://here")
+    result = ToolResultMessage("r" * 16_000, tool_call_id="a", tool_name="look")
+    kept = await fitted([UserMessage("This?", parts=[image]), calling, result], max_context_length=2_000)
+    assert count_tokens(kept.messages) in range(1_990, 2_001)
+
+
+async def test_the_notes_leave_less_for_the_rest() -> None:
+    """They count also where the newest message has to be cut."""
+    kept = await fitted(
+        [FAR, UserMessage("u" * 4_000)],
+        max_context_length=200,
+        prompt_when_context_overflow="o" * 100,
+        prompt_when_message_is_dropped="d" * 100,
+    )
+    assert len(kept.messages) == 3
+    assert count_tokens(kept.messages) in range(190, 201)
+
+
+async def test_a_turn_in_progress_that_is_too_long() -> None:
+    """What the model is not told of is not cut."""
+    calling, _ = call("a")
+    inner = AssistantMessage("i" * 4_000, inside_tool_call="a")
+    result = ToolResultMessage("r" * 4_000, tool_call_id="a", tool_name="look")
+    kept = await fitted([UserMessage("Do it"), calling, inner, result], max_context_length=100)
+    assert kept.messages[2] is inner
+    assert count_tokens([*kept.messages[:2], kept.messages[3]]) in range(95, 101)
+
+
+async def test_instructions_alone() -> None:
+    """Where there is nothing but a system prompt it is sent, however little room there is."""
+    messages = (SystemMessage("S" * 400),)
+    assert (await fitted(messages, max_context_length=1)).messages == messages
+
+
+async def test_vocabularies_are_loaded_outside_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is counted accurately."""
+    loaded: list[str | None] = []
+
+    async def load(model: str | None) -> None:
+        loaded.append(model)
+        raise ImportError("no tiktoken")
+
+    monkeypatch.setattr(context_window, "load_vocabulary", load)
+    with pytest.raises(ImportError, match="no tiktoken"):
+        await fit(numbered(1), ContextLimits(context_handling_method="accurate"), model="gpt-4o")
+    await fitted(numbered(1), max_context_length=10)
+    assert loaded == ["gpt-4o"]
 
 
 def test_huge_texts_are_cut_without_counting_them_often() -> None:

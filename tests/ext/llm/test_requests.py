@@ -186,3 +186,12 @@ async def test_retries_of_the_sdk(provider: Provider) -> None:
     busy = Reply(status=429, headers={"retry-after-ms": "1", "retry-after": "0"})
     message = await provider.ask(busy, busy, Reply(("fine",)), max_retries=2)
     assert message.text == "fine"
+
+
+@pytest.mark.parametrize(("misspelt", "meant"), [("max_turn", "max_turns"), ("tool", "tools"), ("systm", "system")])
+async def test_misspelt_options(provider: Provider, misspelt: str, meant: str) -> None:
+    """An argument that is almost an option is an error: the provider might ignore it."""
+    async with MiniAgents():
+        with pytest.raises(TypeError, match=f"is '{meant}' meant"):
+            await provider.agent.inquire("Hi", **{misspelt: 3})
+    assert provider.server.requests == []

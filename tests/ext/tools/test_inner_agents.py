@@ -577,3 +577,22 @@ async def test_wherever_it_runs(provider: Provider, context: bool | None) -> Non
         async with MiniAgents(start_everything_soon_by_default=context):
             messages = await soon(resolved(agent.inquire("Hi")))
     assert [str(message) for message in messages] == ["", "Inside.", "Inside.", "Outside."]
+
+
+async def test_for_whom_the_inner_agent_works(provider: Provider) -> None:
+    """The tools and the hooks of an inner agent get the ids of the outer one, and its own name."""
+    seen: list[tuple[str | None, str | None, str]] = []
+
+    async def look(user_id: str, chat_id: str, agent_name: str) -> str:
+        seen.append((user_id, chat_id, agent_name))
+        return "seen"
+
+    def hook(event: Any) -> None:
+        seen.append((event.user_id, event.chat_id, event.agent_name))
+
+    inner = provider.agent.fork(alias="inner", tools=[look], hooks={"on_function_call_start": hook})
+    agent = provider.agent.fork(tools=[inner], user_id="u1", chat_id="c1")
+    provider.server.script(calling(call_of("inner", message="?")), calling("look"), saying("In."), saying("Out."))
+    async with MiniAgents():
+        await soon(agent.inquire("Hi"))
+    assert seen == [("u1", "c1", "inner")] * 2
