@@ -1,6 +1,7 @@
 """`openai_agent`: the models of OpenAI, and of every server that speaks its protocol."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -65,6 +66,7 @@ def check_openai_key() -> None:
     Endpoint.find(_HOME)
 
 
+@cache
 def _provider(api: str) -> Provider:
     if api == "chat":
         return _OpenAI()
