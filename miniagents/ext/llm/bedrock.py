@@ -10,6 +10,7 @@ from miniagents.ext.llm.endpoint import Endpoint, checked_host
 from miniagents.ext.llm.llm_common import ModelError
 from miniagents.ext.llm.options import Options
 from miniagents.ext.llm.provider import only_provider_parameters
+from miniagents.ext.llm.sdk_clients import check_installed
 from miniagents.interaction import InteractionContext
 
 __all__ = ["DEFAULT_BEDROCK_MODEL", "bedrock_agent"]
@@ -51,6 +52,7 @@ class _Bedrock(AnthropicWire):
         return only_provider_parameters(super().parameters(options), _WHERE)
 
     def endpoint(self, options: Options) -> Endpoint:
+        check_installed("botocore", "bedrock", "AWS Bedrock")
         given = options.parameters
         region = given.get("region_name") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         region = region or _region_of_profile(given.get("aws_profile"))

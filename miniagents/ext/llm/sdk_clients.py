@@ -10,12 +10,14 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from miniagents.ext.llm.llm_common import ModelError
 from promising.context import PromisingContext
 
-__all__ = ["borrowed_client", "parameters_of", "sdk"]
+__all__ = ["borrowed_client", "check_installed", "parameters_of", "sdk"]
 
 _imported: dict[str, Any] = {}  # `sys.modules` has a package before it is complete
 _parameters: dict[str, frozenset[str]] = {}
@@ -35,6 +37,25 @@ async def sdk(name: str) -> Any:
     if package is None:
         package = _imported[name] = await asyncio.to_thread(import_module, name)
     return package
+
+
+def check_installed(module: str, extra: str, who: str) -> None:
+    """Checks that what an SDK needs beside itself is there, before it fails in words of its own.
+
+    Args:
+        module: The module that is needed.
+        extra: Which extra of this package brings it.
+        who: Who needs it, for the error.
+
+    Raises:
+        ModelError: It is not installed.
+    """
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:  # not even the package that it would be in
+        found = None
+    if found is None:
+        raise ModelError(f'{who} needs the package {module}: pip install "miniagents[{extra}]"')
 
 
 @asynccontextmanager

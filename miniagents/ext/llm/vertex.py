@@ -10,6 +10,7 @@ from miniagents.ext.llm.endpoint import Endpoint, checked_host, checked_key
 from miniagents.ext.llm.llm_common import ModelError
 from miniagents.ext.llm.options import Options
 from miniagents.ext.llm.provider import only_provider_parameters
+from miniagents.ext.llm.sdk_clients import check_installed
 from miniagents.interaction import InteractionContext
 
 __all__ = ["DEFAULT_VERTEX_MODEL", "vertex_agent"]
@@ -52,6 +53,8 @@ class _Vertex(AnthropicWire):
 
     def endpoint(self, options: Options) -> Endpoint:
         given = options.parameters
+        if not given.get("access_token"):
+            check_installed("google.auth", "vertex", "Google Vertex")
         location = given.get("location") or os.environ.get("CLOUD_ML_REGION")
         if not location:
             raise ModelError(

@@ -212,3 +212,13 @@ async def test_where_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
             await bedrock_agent.inquire("Hi")
         with pytest.raises(ModelError, match="location"):
             await vertex_agent.inquire("Hi")
+
+
+async def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the packages of a provider the error says how to get them."""
+    monkeypatch.setattr("miniagents.ext.llm.sdk_clients.find_spec", lambda _: None)
+    async with MiniAgents():
+        with pytest.raises(ModelError, match=r'pip install "miniagents\[bedrock\]"'):
+            await bedrock_agent.inquire("Hi", region_name="us-east-1")
+        with pytest.raises(ModelError, match=r'pip install "miniagents\[vertex\]"'):
+            await vertex_agent.inquire("Hi", location="us-east5")
