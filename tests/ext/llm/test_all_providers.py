@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from miniagents import Message, MiniAgent, MiniAgents
+from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.llm.anthropic import anthropic_agent
 from miniagents.ext.llm.bedrock import bedrock_agent
 from miniagents.ext.llm.llm_common import BrokenAnswerError, ModelError, ModelTimeoutError, UserMessage
@@ -222,3 +224,25 @@ async def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
             await bedrock_agent.inquire("Hi", region_name="us-east-1")
         with pytest.raises(ModelError, match=r'pip install "miniagents\[vertex\]"'):
             await vertex_agent.inquire("Hi", location="us-east5")
+
+
+async def test_no_secret_is_kept(
+    agent: MiniAgent, server: LLMServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key is in no message, history, persisted message or log, also where the server repeats it in its error."""
+    history = ChatHistoryMD(tmp_path / "CHAT.md")
+    kept: list[str] = []
+    mini_agents = MiniAgents(errors_as_messages=True)
+
+    @mini_agents.on_persist_message
+    async def keep(message: Message) -> None:
+        kept.append(f"{message.serialize()} {message!r}")
+
+    server.script(Reply(("fine",)), Reply(status=401, error=("authentication_error", f"no such key: {SECRET}")))
+    with caplog.at_level("DEBUG", logger="miniagents"):
+        async with mini_agents:
+            for _ in range(2):
+                await history.logging_agent.inquire(["Hi", agent.inquire("Hi")])
+    written = (tmp_path / "CHAT.md").read_text()
+    assert "no such key" in written
+    assert SECRET not in written + "".join(kept) + caplog.text
