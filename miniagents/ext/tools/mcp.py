@@ -325,7 +325,7 @@ def _content(part: Any) -> Any:
     media_type = resource.mime_type or "data"
     if media_type.startswith("image/"):
         return ImagePart(data=base64.b64decode(data), media_type=media_type)
-    return f"[{media_type}, {len(data) * 3 // 4} bytes, not shown]"
+    return f"[{media_type}, {len(data.rstrip('=')) * 3 // 4} bytes, not shown]"
 
 
 _LOGGERS = (logging.getLogger("mcp"), logging.getLogger("client"))  # the latter is that of `mcp.client.session`

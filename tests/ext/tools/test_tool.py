@@ -484,6 +484,7 @@ async def test_entries_for_agents() -> None:
 
     parameters = {"type": "object", "properties": {"message": {"type": "string"}, "tone": {"enum": ["high", "low"]}}}
     made = as_tool({"name": "ask", "function_schema": {"parameters": parameters}, "func": configured})
+    assert made.parameters["additionalProperties"] is False
     assert await text_of(made, '{"message": "Hi", "tone": "low"}') == "(UserMessage(text='Hi'),) low {}"
     with pytest.raises(ToolArgumentsError, match="base_url"):
         made.parse('{"message": "Hi", "base_url": "https://evil"}')
