@@ -16,7 +16,9 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-__all__ = ["UnreadableValueError", "decode", "encode", "register"]
+from miniagents.frozen import Frozen
+
+__all__ = ["UnreadableValueError", "decode", "encode", "is_immutable", "register"]
 
 ClassT = TypeVar("ClassT", bound=type[Any])
 
@@ -44,6 +46,11 @@ def register(cls: ClassT) -> ClassT:
     """Makes a dataclass or an enum known."""
     _registered[_name_of(cls)] = cls
     return cls
+
+
+def is_immutable(value: Any) -> bool:
+    """Whether nothing in a value can be changed."""
+    return type(value) in _IMMUTABLE or isinstance(value, (Frozen, Enum))
 
 
 def _plain(value: Any, path: str) -> Any:
@@ -85,7 +92,7 @@ def _value(plain: Any) -> Any:
         (key, item), *_ = plain.items()
         if key in _READERS:
             return _READERS[key](item)
-    return {key[1:] if key.startswith("$") else key: _value(item) for key, item in plain.items()}
+    return {key.removeprefix("$"): _value(item) for key, item in plain.items()}
 
 
 def _name_of(cls: type[Any]) -> str:
@@ -114,6 +121,8 @@ _WRITERS: dict[type, tuple[str, Callable[[Any], str]]] = {
     Decimal: ("$decimal", str),
     bytes: ("$bytes", lambda value: base64.b64encode(value).decode("ascii")),
 }
+
+_IMMUTABLE = frozenset({*_WRITERS, str, int, float, bool, type(None)})
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "$datetime": datetime.fromisoformat,
