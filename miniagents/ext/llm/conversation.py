@@ -21,7 +21,8 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
     """Mends a conversation such that every provider takes it.
 
     Calls of tools are followed by their results, and results by no other way: results that are missing are replaced by
-    "cancelled", those that nobody asked for are left out. So is what agents have said while they worked as tools.
+    "cancelled", those that nobody asked for are left out. So is what agents have said while they worked as tools, and
+    what is not for models (`for_models = False` in its class), such as the events of graphs.
 
     Args:
         messages: The conversation.
@@ -29,7 +30,7 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
     Returns:
         The messages to send.
     """
-    kept = [message for message in messages if not getattr(message, "inside_tool_call", None)]
+    kept = [message for message in messages if _is_for_models(message)]
     sent: list[Message] = []
     for position, message in enumerate(kept):
         if _is_result(message):
@@ -40,6 +41,10 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
             results = _results_after(kept, position)
             sent += [results.get(call.id) or cancelled_result(call) for call in calls]
     return sent
+
+
+def _is_for_models(message: Message) -> bool:
+    return getattr(message, "for_models", True) and not getattr(message, "inside_tool_call", None)
 
 
 def cancelled_result(call: ToolCallPart, text: str = CANCELLED, **fields: Any) -> ToolResultMessage:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from miniagents.agents import miniagent
+from miniagents.ext.labelled import LabelledPromise
 from miniagents.ext.llm import tracing
 from miniagents.ext.llm.conversation import CANCELLED
 from miniagents.ext.llm.hooks import Caller, FunctionCallEnd, FunctionCallError, FunctionCallStart, Hooks
@@ -18,7 +19,6 @@ from miniagents.ext.llm.llm_common import ToolResultMessage, role_of
 from miniagents.ext.llm.parts import ImagePart, ToolCallPart, parts_of
 from miniagents.ext.llm.stop import Stopped, StopSwitch
 from miniagents.ext.tools.approval import ApprovalRequest, approve
-from miniagents.ext.tools.labelled import LabelledPromise
 from miniagents.ext.tools.tool import Tool, ToolError
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
