@@ -57,9 +57,7 @@ def _write_time(value: datetime | time) -> str:
         return value.isoformat()
     if type(zone) is ZoneInfo and zone.key:
         return f"{value.isoformat()}[{zone.key}]"
-    raise TypeError(
-        f"its time zone is a {type(zone).__name__}; give it one of `datetime.timezone` or `zoneinfo.ZoneInfo`"
-    )
+    raise TypeError(f"its time zone is a {type(zone).__name__}; give it a `timezone` or `ZoneInfo`")
 
 
 def _read_datetime(text: str) -> datetime:

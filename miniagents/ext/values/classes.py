@@ -4,15 +4,18 @@ A name is `module.Qualified.Name`, or the one that `register` was given. Pydanti
 are known by being defined; dataclasses and enums by `register`, or by the first object of theirs that is written.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import lru_cache
 from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
 
 from miniagents.ext.values.atoms import ATOMS
 
-__all__ = ["UnreadableValueError", "class_named", "name_of", "note", "register"]
+__all__ = ["UnreadableValueError", "class_named", "fields_to_call_with", "name_of", "note", "register"]
 
 ClassT = TypeVar("ClassT", bound=type[Any])
 
@@ -97,6 +100,38 @@ def class_named(name: str) -> type[Any]:
     return found
 
 
+@lru_cache(maxsize=1024)
+def fields_to_call_with(cls: Any) -> frozenset[str] | None:
+    """Gives the names of the fields that a dataclass is to be called with.
+
+    Args:
+        cls: The dataclass.
+
+    Returns:
+        The names, or None if it has no `__init__`.
+
+    Raises:
+        TypeError: It needs something else, too, or is derived from a dataclass without being one.
+    """
+    if "__dataclass_fields__" not in vars(cls):
+        raise TypeError(f"{cls.__name__} is derived from a dataclass without being one; decorate it, too")
+    if cls.__init__ is object.__init__:
+        return None
+    names = {field.name for field in fields(cls) if field.init}
+    taken = set()
+    for parameter in inspect.signature(cls).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            return frozenset(names)
+        if parameter.name in names and parameter.kind is not parameter.POSITIONAL_ONLY:
+            taken.add(parameter.name)
+        elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL:
+            raise TypeError(
+                f"{cls.__name__} cannot be made of its fields: it has to be called with {parameter.name!r}, too, which "
+                "is no field that it keeps; give that a default"
+            )
+    return frozenset(taken)
+
+
 _registered: dict[str, type[Any]] = {}
 _given_names: dict[type[Any], str] = {}
 _noted: dict[str, type[Any]] = {}
@@ -107,7 +142,7 @@ def _own_name(cls: type[Any]) -> str:
     generic = getattr(cls, "__pydantic_generic_metadata__", None)
     if generic and generic["origin"] is not None:
         return f"{name_of(generic['origin'])}[{', '.join(map(_argument_name, generic['args']))}]"
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _argument_name(argument: Any) -> str:
@@ -153,8 +188,7 @@ def _is_last(cls: type[Any]) -> bool:
 
 
 _PLAIN_ARGUMENTS: dict[str, Any] = {
-    f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (*ATOMS, str, bool, int, float, list, dict, tuple, set, frozenset, type(None))
+    _own_name(kind): kind for kind in (*ATOMS, str, bool, int, float, list, dict, tuple, set, frozenset, type(None))
 }
 
 

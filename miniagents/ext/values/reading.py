@@ -10,8 +10,8 @@ from pydantic import BaseModel, RootModel, ValidationError
 
 from miniagents.canonical import CLASS_KEY
 from miniagents.ext.values.atoms import ATOMS
-from miniagents.ext.values.classes import UnreadableValueError, class_named
-from miniagents.ext.values.writing import PRIVATE_KEY, UNSET_KEY, fields_to_call_with
+from miniagents.ext.values.classes import UnreadableValueError, class_named, fields_to_call_with
+from miniagents.ext.values.writing import PRIVATE_KEY, UNSET_KEY
 from miniagents.frozen import FrozenDict
 
 __all__ = ["decode"]
@@ -110,12 +110,9 @@ def _model(cls: type[BaseModel], content: dict[str, Any], unset: dict[str, Any],
     return made
 
 
-def _dataclass(cls: type[Any], content: dict[str, Any]) -> Any:
-    names = fields_to_call_with(cls)
-    if names is None:
-        made = cls.__new__(cls)
-    else:
-        made = cls(**{name: item for name, item in content.items() if name in names})
+def _dataclass(cls: Any, content: dict[str, Any]) -> Any:
+    taken = fields_to_call_with(cls)
+    made = object.__new__(cls) if taken is None else cls(**{name: content[name] for name in taken & content.keys()})
     for name, item in content.items():  # those that are made by the class itself, too, and what it has changed
         if name not in cls.__dataclass_fields__:
             raise TypeError(f"it has no field {name!r}")
@@ -129,7 +126,7 @@ def _problems(error: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}" for problem in found[:5])
 
 
-def _member(stored: Any) -> Enum:
+def _member(stored: list[Any]) -> Enum:
     name, of_member = stored
     cls = class_named(name)
     if not issubclass(cls, Enum):
@@ -137,10 +134,8 @@ def _member(stored: Any) -> Enum:
     if isinstance(of_member, int) and issubclass(cls, Flag):
         return cls(of_member)
     if of_member not in cls.__members__:
-        raise UnreadableValueError(
-            f"a member {of_member!r:.100} of the enum {name} is stored, which it does not have here"
-        )
-    return cls.__members__[of_member]
+        raise UnreadableValueError(f"the enum {name} has no member {of_member!r:.100} here, which is what is stored")
+    return cls[str(of_member)]
 
 
 def _checked(kind: type[Any], make: Callable[[Any], Any]) -> Callable[[Any], Any]:

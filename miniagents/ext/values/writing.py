@@ -10,24 +10,23 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum, Flag
-from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel
 
 from miniagents.canonical import CLASS_KEY
 from miniagents.ext.values.atoms import ATOMS
-from miniagents.ext.values.classes import name_of, note
+from miniagents.ext.values.classes import fields_to_call_with, name_of, note
 from miniagents.frozen import Frozen, FrozenDict
 
-__all__ = ["PRIVATE_KEY", "UNSET_KEY", "encode", "fields_to_call_with"]
+__all__ = ["PRIVATE_KEY", "UNSET_KEY", "encode"]
 
 UNSET_KEY = "$unset"
 """The key under which those fields of a model stand that nobody has set."""
 PRIVATE_KEY = "$private"
 """The key under which the private attributes of a model stand."""
 
-_LEAVES = frozenset({str, bool, int, float, type(None)})
+_LEAVES: frozenset[type] = frozenset({str, bool, int, float, type(None)})
 _STRINGS = frozenset({str})
 _MAX_DEPTH = 100
 _HUGE = 10**4300  # Python itself refuses to write, and to read, integers of more digits
@@ -130,7 +129,8 @@ class _Writer:
         written: list[Any] = []
         try:
             for item in value:
-                written.append(item if type(item) in _LEAVES and not careful else self.write(item, depth + 1))
+                plain = item if type(item) in _LEAVES and not careful else self.write(item, depth + 1)
+                written.append(plain)
         except _Refused as refused:
             refused.path = f"[{len(written)}]{refused.path}"
             raise
@@ -198,25 +198,23 @@ class _Writer:
                 raise _Refused(TypeError, f"a further field of this {cls.__name__} has the name of a declared one")
             content.update(extra)
         unset = {name: content.pop(name) for name in [*content] if name not in given}
-        parts = {UNSET_KEY: unset}
         if isinstance(model, Frozen):
-            write = self._in_frozen
+            write, private = self._in_frozen, None
         else:
-            write = self.write_dict
-            parts[PRIVATE_KEY] = model.__pydantic_private__ or {}
-        return self._of_class(
-            cls, write(content, depth), {tag: write(part, depth) for tag, part in parts.items() if part}
-        )
+            write, private = self.write_dict, model.__pydantic_private__
+        written = write(content, depth)
+        parts = {tag: write(part, depth) for tag, part in ((UNSET_KEY, unset), (PRIVATE_KEY, private)) if part}
+        return self._of_class(cls, written, parts)
 
-    def _in_frozen(self, content: Mapping[str, Any], depth: int) -> Any:
+    def _in_frozen(self, value: Mapping[Any, Any], depth: int) -> Any:
         before, self.in_frozen = self.in_frozen, True
         try:
-            return self.write_dict(content, depth)
+            return self.write_dict(value, depth)
         finally:
             self.in_frozen = before
 
     def _write_dataclass(self, value: Any, depth: int) -> Any:
-        cls = type(value)
+        cls: Any = type(value)
         try:
             fields_to_call_with(cls)
         except TypeError as error:
@@ -269,43 +267,7 @@ def _refusal(value: Any) -> _Refused:
                 f"{cls.__name__} is derived from {kind.__name__} and would come back as a plain one; "
                 f"give a {kind.__name__}, or a dataclass",
             )
-    mend = (
-        "await it"
-        if inspect.isawaitable(value)
-        else "give plain data, a message, a pydantic model, a dataclass or an enum"
-    )
+    mend = "give plain data, a message, a pydantic model, a dataclass or an enum"
+    if inspect.isawaitable(value):
+        mend = "await it"
     return _Refused(TypeError, f"{cls.__name__} objects cannot be represented; {mend}")
-
-
-@lru_cache(maxsize=1024)
-def fields_to_call_with(cls: type[Any]) -> frozenset[str] | None:
-    """Gives the names of the fields that a dataclass is to be called with.
-
-    Args:
-        cls: The dataclass.
-
-    Returns:
-        The names, or None if it has no `__init__`.
-
-    Raises:
-        TypeError: It needs something else, too, or is derived from a dataclass without being one.
-    """
-    if "__dataclass_fields__" not in vars(cls):
-        raise TypeError(
-            f"{cls.__name__} is derived from a dataclass, but is none itself; decorate it with `@dataclass`"
-        )
-    if cls.__init__ is object.__init__:
-        return None
-    names = {field.name for field in fields(cls) if field.init}
-    taken = set()
-    for parameter in inspect.signature(cls).parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            return frozenset(names)
-        if parameter.name in names and parameter.kind is not parameter.POSITIONAL_ONLY:
-            taken.add(parameter.name)
-        elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL:
-            raise TypeError(
-                f"{cls.__name__} cannot be made of its fields: it has to be called with {parameter.name!r}, too, which is "
-                "no field that it keeps; give that a default"
-            )
-    return frozenset(taken)
