@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from miniagents.ext.chat_history import ChatHistory
+from miniagents.ext.chat_history import ChatHistory, HistoryFileError
 from miniagents.ext.llm.llm_common import AssistantMessage, SystemMessage, UserMessage, wire_text
 from miniagents.ext.plain import from_plain, message_class_named, to_plain
 from miniagents.message import Message
@@ -51,10 +51,6 @@ _HAND_WRITTEN_CLASSES: dict[str, type[Message]] = {
     "assistant": AssistantMessage,
     "system": SystemMessage,
 }
-
-
-class HistoryFileError(Exception):
-    """The file of a chat history cannot be used; the message says why and what to do."""
 
 
 class ChatHistoryMD(ChatHistory):

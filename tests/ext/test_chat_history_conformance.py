@@ -1,0 +1,82 @@
+"""Every history of ours passes the tests that users can run against theirs."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from miniagents.ext.cache import MemoryCache
+from miniagents.ext.history_agents import (
+    ChatHistory,
+    ChatHistoryMD,
+    ChatHistoryRedis,
+    ChatHistorySQLite,
+    InMemoryChatHistory,
+)
+from miniagents.testing import ChatHistoryConformance
+
+Reopen = Callable[[], Awaitable[ChatHistory]]
+
+
+class TestInMemory(ChatHistoryConformance):
+    @pytest.fixture
+    async def history(self) -> ChatHistory:
+        return InMemoryChatHistory()
+
+
+class TestMarkdown(ChatHistoryConformance):
+    keeps_lone_surrogates = False
+    keeps_undeclared_enums = False
+    many_writers = False
+
+    @pytest.fixture
+    async def history(self, tmp_path: Path) -> AsyncIterator[ChatHistory]:
+        history = ChatHistoryMD(tmp_path / "chat.md")
+        yield history
+        history.close()
+
+    @pytest.fixture
+    async def reopen(self, history: ChatHistoryMD) -> AsyncIterator[Reopen]:
+        opened = [history]
+
+        async def another() -> ChatHistory:
+            opened[-1].close()
+            opened.append(ChatHistoryMD(history.path))
+            return opened[-1]
+
+        yield another
+        opened[-1].close()
+
+
+class TestSQLite(ChatHistoryConformance):
+    @pytest.fixture
+    async def history(self, tmp_path: Path) -> AsyncIterator[ChatHistory]:
+        history = ChatHistorySQLite(tmp_path / "chats.db")
+        yield history
+        history.close()
+
+    @pytest.fixture
+    async def reopen(self, history: ChatHistorySQLite) -> AsyncIterator[Reopen]:
+        opened: list[ChatHistorySQLite] = []
+
+        async def another() -> ChatHistory:
+            opened.append(ChatHistorySQLite(history.path))
+            return opened[-1]
+
+        yield another
+        for each in opened:
+            each.close()
+
+
+class TestRedisOnMemoryCache(ChatHistoryConformance):
+    @pytest.fixture
+    async def history(self) -> AsyncIterator[ChatHistory]:
+        async with MemoryCache() as cache:
+            yield ChatHistoryRedis(cache, "chat")
+
+    @pytest.fixture
+    async def reopen(self, history: ChatHistoryRedis) -> Reopen:
+        async def another() -> ChatHistory:
+            return ChatHistoryRedis(history.cache, "chat")
+
+        return another
