@@ -1,11 +1,11 @@
 """The records of one cache, for agents that neither fail nor wait when it cannot be reached."""
 
 import logging
-import time
 from asyncio import AbstractEventLoop
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from miniagents.ext.cache.deadlines import now
 from miniagents.ext.cache.errors import CacheUnavailableError
 from miniagents.ext.cache.interface import Cache
 from miniagents.ext.cache.recording import RecordedReply
@@ -40,10 +40,9 @@ class Outage:
     def lets_try(self) -> bool:
         """Whether to ask the cache now. During an outage the others are told not to, until the outcome is known."""
         if self.is_on:
-            now = time.monotonic()
-            if now < self._next_attempt:
+            if now() < self._next_attempt:
                 return False
-            self._next_attempt = now + _SECONDS_BETWEEN_ATTEMPTS
+            self._next_attempt = now() + _SECONDS_BETWEEN_ATTEMPTS
         return True
 
     def begin(self, error: CacheUnavailableError) -> None:
@@ -51,7 +50,7 @@ class Outage:
         if not self.is_on:
             _logger.warning("agents work without their cache until it can be reached again: %s", error)
         self.is_on = True
-        self._next_attempt = time.monotonic() + _SECONDS_BETWEEN_ATTEMPTS
+        self._next_attempt = now() + _SECONDS_BETWEEN_ATTEMPTS
 
     def end(self) -> None:
         """Notes that the cache has been reached."""
