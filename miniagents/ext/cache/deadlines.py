@@ -32,7 +32,7 @@ class Deadlines:
         """Notes that a key is to go at a time."""
         heapq.heappush(self._heap, (when, key))
         if len(self._heap) > 2 * self._count() + _FEW:  # a key that is set again and again leaves one behind each time
-            self._heap = [item for item in self._heap if self._holds(item[1], item[0])]
+            self._heap = [item for item in set(self._heap) if self._holds(item[1], item[0])]
             heapq.heapify(self._heap)
 
     def due(self) -> Iterator[str]:

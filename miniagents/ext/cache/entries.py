@@ -84,6 +84,10 @@ class Entries:
         entry.expires = 0.0
         return not expired
 
+    def count(self) -> int:
+        """Gives the number of entries."""
+        return len(self._by_key)
+
     def all_keys(self) -> list[str]:
         """Gives the keys of all entries."""
         self._remove_due()

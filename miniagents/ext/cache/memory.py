@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from miniagents.ext.cache.deadlines import now
 from miniagents.ext.cache.entries import Entries, Entry
 from miniagents.ext.cache.interface import Cache, checked_ttl
 from miniagents.ext.cache.mailboxes import Mailboxes
 from miniagents.ext.cache.namespaces import Namespace
-from miniagents.ext.values import decode, encode, is_immutable
+from miniagents.ext.values import UnreadableValueError, decode, encode, is_immutable
 from promising.sentinels import NO_VALUE
 
 __all__ = ["MemoryCache"]
@@ -58,11 +60,25 @@ class MemoryCache(Cache):
             )
         self._entries = Entries(max_entries)
         self._mailboxes = Mailboxes()
+        # Entries that can be given as they are, by their keys in the namespace that was read last.
+        self._known: dict[str, Entry] = {}
+        self._known_of: Namespace | None = None
 
     async def get(self, key: str, default: Any = NO_VALUE, raw: bool = False) -> Any:
         """See `Cache.get`."""
-        entry = self._entries.get(self._whole_key(key, raw))
-        return self._default_for(key, default) if entry is None else _value_of(entry)
+        if self._namespace.get() is self._known_of and not raw:
+            entry = self._known.get(key)
+            if entry is not None and (entry.expires is None or entry.expires > now()):
+                entries = self._entries
+                entry.used = entries.uses = entries.uses + 1
+                return entry.value
+        found = self._entries.get(self._whole_key(key, raw))
+        if found is None:
+            return self._default_for(key, default)
+        value = _value_of(found)
+        if found.value is not NO_VALUE and not raw:
+            self._know(key, found)
+        return value
 
     async def set(self, key: str, value: Any, raw: bool = False, ttl: float | None = None) -> None:
         """See `Cache.set`."""
@@ -73,14 +89,26 @@ class MemoryCache(Cache):
         else:
             self._entries.put(whole_key, NO_VALUE, data, checked_ttl(ttl))
 
+    async def contains(self, key: str, raw: bool = False) -> bool:
+        """See `Cache.contains`."""
+        return self._entries.get(self._whole_key(key, raw)) is not None
+
     async def get_many(self, keys: Iterable[str], raw: bool = False) -> dict[str, Any]:
         """See `Cache.get_many`."""
         found = {key: self._entries.get(self._whole_key(key, raw)) for key in keys}
         return {key: _value_of(entry) for key, entry in found.items() if entry is not None}
 
     async def close(self) -> None:
-        """See `Cache.close`. The values stay."""
+        """Sends those away who wait for messages. What is there can still be used, but nobody waits any more."""
         self._mailboxes.close()
+
+    def _know(self, key: str, entry: Entry) -> None:
+        namespace = self._namespace.get()
+        # There are more than entries if some of them are entries that have gone.
+        if namespace is not self._known_of or len(self._known) > self._entries.count():
+            self._known_of = namespace
+            self._known.clear()
+        self._known[key] = entry
 
     async def _load(self, key: str) -> bytes | None:
         entry = self._entries.get(key)
@@ -111,9 +139,7 @@ class MemoryCache(Cache):
 
     async def _increment(self, key: str, by: int) -> int:
         entry = self._entries.get(key)
-        present = 0 if entry is None else _value_of(entry)
-        if type(present) is not int:
-            raise TypeError(f"the value of {key!r} is no integer, so nothing can be added to it")
+        present = 0 if entry is None else _integer_of(entry)
         total = present + by
         if not -_64_BITS <= total < _64_BITS:
             raise OverflowError(f"{total} does not fit into 64 bits, so the value of {key!r} stays")
@@ -126,8 +152,9 @@ class MemoryCache(Cache):
     async def _scan(self, namespace: Namespace) -> AsyncIterator[list[str]]:
         keys = [key for key in self._entries.all_keys() if namespace.has(key)]
         for start in range(0, len(keys), _BATCH):
+            if start:
+                await asyncio.sleep(0)  # others have their turn, too
             yield keys[start : start + _BATCH]
-            await asyncio.sleep(0)
 
     async def _push(self, mailbox: str, data: bytes, ttl: float | None) -> None:
         self._mailboxes.push(mailbox, data, ttl)
@@ -149,6 +176,14 @@ def _value_of(entry: Entry) -> Any:
     if is_immutable(value):
         entry.value = value
     return value
+
+
+def _integer_of(entry: Entry) -> int:
+    with suppress(UnreadableValueError):
+        value = _value_of(entry)
+        if type(value) is int:
+            return value
+    raise TypeError(f"the value of {entry.key!r} is no integer, so nothing can be added to it")
 
 
 def _data_of(entry: Entry) -> bytes:
