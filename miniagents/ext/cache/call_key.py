@@ -59,7 +59,7 @@ class CallKeys:
         for name, value in arguments.items():
             if name not in self._ignored:
                 try:
-                    known[name] = freeze(describe(value, name), name)
+                    known[name] = freeze(describe(value, name))
                 except (TypeError, ValueError, RecursionError) as error:
                     reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
                     raise TypeError(_NO_KEY.format(alias=alias, name=name, reason=reason)) from None
@@ -75,7 +75,7 @@ class _Described(Frozen):
 
 
 class _Describer:
-    """Puts data in place of what is none but can be told apart by data. All else is left for `freeze` to judge.
+    """Freezes data, and puts data in place of what is none but can be told apart by data.
 
     Args:
         ignored: The names of arguments of agents that do not count.
@@ -86,8 +86,9 @@ class _Describer:
 
     def __call__(self, value: Any, path: str) -> Any:
         if value is None or isinstance(value, (str, int, float, Frozen)):
-            return value
+            return freeze(value, path)
         if isinstance(value, Mapping):
+            freeze(dict.fromkeys(value), path)  # for the error, if a key is no string
             return {key: self(item, f"{path}.{key}") for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self(item, f"{path}[{position}]") for position, item in enumerate(value)]
@@ -104,7 +105,7 @@ class _Describer:
             return _class(value)
         if isinstance(value, BaseModel):
             return _Described(kind="object", name=_place_of(type(value)), parts=self(dict(value), path))
-        return self._dataclass(value, path) if dataclasses.is_dataclass(value) else value
+        return self._dataclass(value, path) if dataclasses.is_dataclass(value) else freeze(value, path)
 
     def _agent(self, agent: MiniAgent, path: str) -> _Described:
         """Another agent, a tool for example: by the same as the agent itself, and by what models are told of it."""
