@@ -63,7 +63,8 @@ class LabelledPromise(MessagePromise):
         fields = self.metadata
         if self._buffer.end is not COMPLETE:
             fields = {**fields, "interrupted": True}
-        text = "".join(self._source.pieces_so_far)
+        resolved = self._source._value
+        text = "".join(self._source.pieces_so_far) if resolved is NO_VALUE else resolved.text  # which may be None
         try:
             return self._source.message_class(text=text, **fields)
         except Exception:  # what came of it is not enough for a message of its class

@@ -312,6 +312,11 @@ class Cache(ABC):
 
     # --- namespaces ---
 
+    @property
+    def namespace(self) -> Namespace:
+        """The namespace that keys have here."""
+        return self._namespace.get()
+
     def with_prefix(self: CacheT, prefix: str) -> "Scope[CacheT]":
         """Gives keys another prefix, in this task and those that it starts.
 

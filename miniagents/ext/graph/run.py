@@ -20,6 +20,7 @@ from miniagents.ext.graph.events import (
     GraphFinished,
     NodeFailed,
     NodeFinished,
+    NodeRetried,
     NodeSkipped,
 )
 from miniagents.ext.graph.policy import ConcurrencyLimit, NodePolicy
@@ -425,6 +426,24 @@ class GraphRun:
                     self._skip(dependent, f"{source.node.name} went on with {', '.join(jump.targets)}")
                     self.settled(dependent)
 
+    def repeat_from(self, visit: Visit, target: str, error: BaseException) -> None:
+        """Answers the failure of a visit by a jump: from the target on all is done again."""
+        node_run = visit.node_run
+        self._active -= 1
+        node_run.visit = None
+        node_run.state = NodeState.FAILED
+        self._unsettled -= 1
+        self.tell(
+            NodeRetried,
+            node=node_run.node.name,
+            visit=visit.number,
+            attempt=visit.attempt,
+            error=str(error),
+            error_type=type(error).__name__,
+            delay=0.0,
+        )
+        self.jump(node_run, Jump((target,), "retry"))
+
     def node_named(self, name: str, where: str) -> NodeRun:
         """Finds a node.
 
@@ -521,7 +540,7 @@ class GraphRun:
 
     def call(self, visit: Visit) -> MessageSequencePromise:
         """Calls the agent of a node."""
-        _visit_at_work.set(visit)
+        self.make_current(visit)
         return visit.node_run.node.agent.inquire(self.inputs_of(visit.node_run))
 
     def inputs_of(self, node_run: NodeRun) -> MessageType:
@@ -592,8 +611,12 @@ class GraphRun:
         """Passes on what an agent has replied."""
         if self.progress:
             name = visit.node_run.node.name
-            inner = promise.metadata.get("node") if promise._metadata else None
-            self.ctx.reply(LabelledPromise(promise, {"node": f"{name}/{inner}" if inner else name}))
+            fields = promise._metadata
+            label = {"node": f"{name}/{fields['node']}" if fields and "node" in fields else name}
+            if type(promise) is EventPromise:
+                self.ctx.reply(EventPromise(promise.message_class, {**(fields or {}), **label}))
+            else:
+                self.ctx.reply(LabelledPromise(promise, label))
         elif not visit.node_run.dependents and type(promise) is not EventPromise:
             self.ctx.reply(promise)
 
@@ -621,6 +644,10 @@ class GraphRun:
             raise self._errors[0]
 
     # --- how steps are made ---
+
+    def make_current(self, visit: Visit) -> None:
+        """Makes it the visit that `current_visit` finds in what is called next."""
+        _visit_at_work.set(visit)
 
     def tell(self, event_class: type[GraphEvent], **fields: Any) -> None:
         """Replies an event, if progress is wanted."""

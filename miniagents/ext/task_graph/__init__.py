@@ -1,0 +1,50 @@
+"""Task graphs: nodes of modules that work at tasks, with flow control, retries and snapshots, on the graph engine.
+
+* `agent`: `Agent`, which runs tasks; `tasks`: the tasks
+* `nodes`, `modules`, `flow`: of what an agent is made
+* `run`, `work`: how that runs on `miniagents.ext.graph`; `plans`: what a run does, as data
+* `errors`: what goes wrong
+"""
+
+from miniagents.ext.graph.errors import GraphDefinitionError, GraphError, GraphLimitError, UnknownNodeError
+from miniagents.ext.task_graph.agent import Agent
+from miniagents.ext.task_graph.errors import (
+    MissingInputError,
+    MissingOutputError,
+    ModuleError,
+    NonRetryableException,
+    TaskTransitionError,
+)
+from miniagents.ext.task_graph.flow import FlowControlConfig, FlowControlModule, FlowDecision
+from miniagents.ext.task_graph.modules import AgentModule, Middleware, ModuleConfig, ModuleType
+from miniagents.ext.task_graph.nodes import Node, NodeConfig, SnapshotControl
+from miniagents.ext.task_graph.plans import ExecutionPlan, ExecutionState, ExecutionStep
+from miniagents.ext.task_graph.tasks import Task, TaskStatus
+
+__all__ = [
+    "Agent",
+    "AgentModule",
+    "ExecutionPlan",
+    "ExecutionState",
+    "ExecutionStep",
+    "FlowControlConfig",
+    "FlowControlModule",
+    "FlowDecision",
+    "GraphDefinitionError",
+    "GraphError",
+    "GraphLimitError",
+    "Middleware",
+    "MissingInputError",
+    "MissingOutputError",
+    "ModuleConfig",
+    "ModuleError",
+    "ModuleType",
+    "Node",
+    "NodeConfig",
+    "NonRetryableException",
+    "SnapshotControl",
+    "Task",
+    "TaskStatus",
+    "TaskTransitionError",
+    "UnknownNodeError",
+]
