@@ -13,7 +13,7 @@ from miniagents.testing import VirtualClockEventLoop
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
-pytest_plugins = ["tests.support.network_guard"]
+pytest_plugins = ["tests.support.network_guard", "tests.support.redis_server"]
 
 
 @pytest.fixture(autouse=True)

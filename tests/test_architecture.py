@@ -36,6 +36,7 @@ from miniagents.ext.history_agents import ChatHistory, InMemoryChatHistory, Chat
 from miniagents.ext.misc_agents import console_user_agent, echo_agent, file_agent
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.console_user_agent import console_user_agent
+from miniagents.ext.cache import Cache, MemoryCache, RedisCache
 from miniagents.testing import ScriptedModel
 """.strip().splitlines()
 
@@ -83,6 +84,7 @@ def test_heavy_libraries_are_imported_when_they_are_used() -> None:
     code = (
         "import sys, miniagents, miniagents.ext.llm.openai, miniagents.ext.llm.anthropic, miniagents.testing\n"
         "import miniagents.ext.history_agents, miniagents.ext.misc_agents, miniagents.ext.offline_model\n"
+        "import miniagents.ext.cache\n"
         "print({'openai', 'anthropic', 'redis', 'rich', 'prompt_toolkit', 'typer'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

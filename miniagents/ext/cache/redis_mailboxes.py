@@ -1,0 +1,240 @@
+"""Taking messages out of mailboxes in Redis, so that each arrives once, whatever happens meanwhile.
+
+A reader waits on a connection of its own. The server moves a message from the mailbox into the *hand* of the reader, a
+list under a reserved key, and replies with it; when it is here the hand is emptied, without waiting for that. If the
+reply does not come, because the connection is lost or the reader is cancelled, `SETTLE` says what the hand holds and
+closes it for good, so that a wait of which the server still knows comes to nothing.
+"""
+
+import asyncio
+import math
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from miniagents.ext.cache.errors import CacheUnavailableError
+from miniagents.ext.cache.namespaces import RESERVED
+from miniagents.ext.cache.redis_connection import FAILURES, Line, Server, may_pass
+from miniagents.ext.cache.redis_lines import Debt, Lines, Places
+from miniagents.ext.cache.redis_scripts import SETTLE, packed
+
+__all__ = ["Mailboxes"]
+
+_HAND_KEPT = 3600.0
+"""For how many seconds the server keeps a hand; a reader whose process has died leaves it behind."""
+_CLEAN_UP = 2.0
+"""For how many seconds a cancelled reader tries to give back what it has taken."""
+
+
+class Mailboxes:
+    """Reads mailboxes in one event loop.
+
+    Args:
+        lines: What is used beside the connections that wait.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self._closed = False
+        self._idle: list[_Reader] = []
+        self._waiting: dict[_Reader, asyncio.Future[None]] = {}
+        self._looks = Places(lines.server, lines.size)  # only those who wait need a connection each
+        self._nudges: set[asyncio.Task[None]] = set()
+
+    async def take(self, mailbox: bytes, timeout: float | None) -> bytes | None:
+        """Takes the oldest message.
+
+        Args:
+            mailbox: The key of the mailbox.
+            timeout: How long to wait, in seconds; 0 not to wait, None for ever.
+
+        Returns:
+            The message; None where there is none in time, or when `close` is called.
+
+        Raises:
+            CacheUnavailableError: The server has been away for too long. Nothing is lost by that.
+        """
+        time = asyncio.get_running_loop().time
+        if timeout == 0 or self._closed:
+            await self._looks.take(time() + self._lines.server.timeout)
+            try:
+                return await self._take(mailbox, 0.0)
+            finally:
+                self._looks.release()
+        until = math.inf if timeout is None else time() + timeout
+        while not self._closed and (remaining := until - time()) > 0:
+            # In slices, so that a server is missed which is gone without a word.
+            message = await self._take(mailbox, min(remaining, self._lines.server.timeout / 2))
+            if message is not None:
+                return message
+        return None
+
+    async def close(self) -> None:
+        """Wakes those who wait, and closes the connections."""
+        self._closed = True
+        if self._waiting:
+            for reader in self._waiting:
+                reader.hang_up()
+            await asyncio.wait(list(self._waiting.values()), timeout=_CLEAN_UP)
+        idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.forget_hand()
+        await asyncio.gather(*self._nudges, *(reader.close(_CLEAN_UP) for reader in idle))
+
+    async def _take(self, mailbox: bytes, wait: float) -> bytes | None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait + self._lines.server.timeout
+        if self._lines.debts:  # what is waited for may be in the hand of somebody who could not give it back
+            await self._lines.pay_debts()
+        reader = await self._open_reader(deadline)
+        left = self._waiting[reader] = loop.create_future()
+        nudge = loop.call_later(wait, self._nudge, reader) if wait else None
+        try:
+            return await self._moved(reader, mailbox, wait, deadline)
+        except CacheUnavailableError:
+            if self._closed:
+                return None
+            raise
+        finally:
+            if nudge is not None:
+                nudge.cancel()
+            del self._waiting[reader]
+            left.set_result(None)
+
+    async def _open_reader(self, deadline: float) -> "_Reader":
+        while self._idle:
+            reader = self._idle.pop()
+            if await reader.is_ready():
+                return reader
+        reader = _Reader(self._lines.server)
+        await self._lines.insist(reader.open, deadline)
+        return reader
+
+    async def _moved(self, reader: "_Reader", mailbox: bytes, wait: float, deadline: float) -> bytes | None:
+        give_back: Debt = (SETTLE, [reader.hand, mailbox], [b"return", self._lines.server.kept_ms])
+        try:
+            try:
+                async with asyncio.timeout(wait + self._lines.server.timeout / 2):
+                    message = await reader.move(mailbox, wait)
+            except FAILURES as error:
+                reader.hang_up()
+                if not may_pass(error):
+                    raise self._lines.server.unavailable("refuses", error) from None
+                return await self._settle(reader, mailbox, deadline)
+        except asyncio.CancelledError:
+            await _to_its_end(self._give_back(give_back))
+            raise
+        except CacheUnavailableError:
+            self._lines.debts.append(give_back)
+            raise
+        # There is no `await` from the message being here to its being given out: nothing can come in between.
+        if message is not None:
+            reader.empty_hand()
+        self._put_back(reader)
+        return message
+
+    async def _settle(self, reader: "_Reader", mailbox: bytes, deadline: float) -> bytes | None:
+        """Gives what has been moved before the connection was lost."""
+        arguments = [b"keep", self._lines.server.kept_ms]
+        within = deadline - asyncio.get_running_loop().time()
+        moved: bytes = await self._lines.run(lambda line: line.run(SETTLE, [reader.hand, mailbox], arguments), within)
+        return moved or None
+
+    async def _give_back(self, debt: Debt) -> None:
+        try:
+            await self._lines.run(lambda line: line.run(*debt), _CLEAN_UP)
+        except BaseException as error:
+            self._lines.debts.append(debt)
+            if not isinstance(error, CacheUnavailableError):
+                raise
+
+    def _put_back(self, reader: "_Reader") -> None:
+        if self._closed or len(self._idle) >= self._lines.size:
+            reader.forget_hand()
+            reader.hang_up()
+        else:
+            self._idle.append(reader)
+
+    def _nudge(self, reader: "_Reader") -> None:
+        # The server looks ten times a second only for waits that are over, unless it is told of one.
+        task = asyncio.get_running_loop().create_task(self._unblock(reader))
+        self._nudges.add(task)
+        task.add_done_callback(self._nudges.discard)
+
+    async def _unblock(self, reader: "_Reader") -> None:
+        with suppress(CacheUnavailableError):  # the server will notice by itself
+            await self._lines.run(lambda line: line.ask(packed(b"CLIENT", b"UNBLOCK", reader.id)))
+
+
+class _Reader(Line):
+    """A connection that waits for messages.
+
+    Attributes:
+        hand: The key of what is being moved to this reader: an empty string, so that the list is there and has a time
+            to live, and at most one message behind it.
+        id: What the server calls the connection.
+    """
+
+    __slots__ = ("_expires", "_owed", "hand", "id")
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self.hand = f"{RESERVED}hand/".encode() + self.name
+        self.id = b""
+        self._owed = False
+        self._expires = 0.0
+
+    async def open(self) -> None:
+        """Connects, and makes the hand."""
+        kept = b"%d" % int(_HAND_KEPT * 1000)
+        made = [packed(b"RPUSH", self.hand, b""), packed(b"PEXPIRE", self.hand, kept), packed(b"CLIENT", b"ID")]
+        *_, number = await self.ask_all(made)
+        self.id = b"%d" % number
+        self._expires = asyncio.get_running_loop().time() + _HAND_KEPT / 2
+
+    async def is_ready(self) -> bool:
+        """Whether it can be used once more: its hand is known to be empty, and will be kept long enough."""
+        if asyncio.get_running_loop().time() > self._expires:
+            self.hang_up()
+            return False
+        if self._owed:
+            self._owed = False
+            try:
+                async with asyncio.timeout(self._server.timeout / 4):
+                    await self.connection.read_response()
+            except FAILURES:
+                self.hang_up()
+                return False
+        return True
+
+    async def move(self, mailbox: bytes, wait: float) -> bytes | None:
+        """Has a message moved into the hand; None where there is none for so many seconds, or the server was nudged."""
+        if wait:
+            command = packed(b"BLMOVE", mailbox, self.hand, b"LEFT", b"RIGHT", b"%.3f" % max(wait, 0.001))
+        else:
+            command = packed(b"LMOVE", mailbox, self.hand, b"LEFT", b"RIGHT")
+        message: bytes | None = await self.ask(command)
+        return message
+
+    def empty_hand(self) -> None:
+        """Tells the server that the message has arrived. The reply is read before the next use."""
+        self._say(packed(b"LTRIM", self.hand, b"0", b"0"))
+        self._owed = True
+
+    def forget_hand(self) -> None:
+        """Tells the server that there will be no next use."""
+        self._say(packed(b"UNLINK", self.hand))
+
+    def _say(self, command: bytes) -> None:
+        # What redis-py offers is async; a cancellation in between would leave it open whether this has been said.
+        writer = self.connection._writer
+        if writer is not None:
+            writer.write(command)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Waits for something that must not be left half done, however often this task is cancelled meanwhile."""
+    task = asyncio.get_running_loop().create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])

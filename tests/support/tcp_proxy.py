@@ -1,0 +1,92 @@
+"""A proxy between a client and a server that loses what it is told to lose."""
+
+import asyncio
+import ssl
+from contextlib import suppress
+
+__all__ = ["TcpProxy"]
+
+
+class TcpProxy:
+    """Passes bytes on, in both directions. Use it with `async with`.
+
+    Args:
+        port: The port of the server.
+        context: Ends TLS here, with this certificate; the server is talked to without.
+
+    Attributes:
+        port: The port of the proxy.
+        lost: How many replies were lost.
+        connections: How many connections there have been.
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
+        self.port = 0
+        self.lost = 0
+        self.connections = 0
+        self._target = port
+        self._context = context
+        self._words = b""
+        self._times = 0
+        self._silent = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def lose_replies_to(self, words: bytes, times: int = 1) -> None:
+        """Cuts a connection when the server has got these words and has replied, before the reply arrives.
+
+        Args:
+            words: A part of what is sent in one go.
+            times: How often.
+        """
+        self._words, self._times = words, times
+
+    async def __aenter__(self) -> "TcpProxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        doomed = asyncio.Event()
+        ways = [
+            asyncio.create_task(self._there(reader, server_writer, doomed)),
+            asyncio.create_task(self._back(server_reader, writer, doomed)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            for end in (writer, server_writer):
+                end.transport.abort()
+            await asyncio.gather(*ways, return_exceptions=True)
+            self._tasks.discard(task)
+
+    async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        with suppress(OSError):
+            while data := await reader.read(2**16):
+                if self._times and self._words in data:
+                    self._times -= 1
+                    doomed.set()
+                writer.write(data)
+                await writer.drain()
+
+    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
+        with suppress(OSError):
+            while data := await reader.read(2**16):
+                if doomed.is_set():
+                    self.lost += 1
+                    return
+                writer.write(data)
+                await writer.drain()
