@@ -94,7 +94,7 @@ def cached(
             if flight.can_be_joined():
                 await flight.answer(ctx)
                 return
-            await flight.replies._wait_for_end()
+            await flight.until_recorded()
 
     answer.__wrapped__ = function  # type: ignore[attr-defined]  # whose arguments these are
     return MiniAgent(

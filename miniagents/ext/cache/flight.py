@@ -1,7 +1,7 @@
 """Single flight: equal calls that come while one of them is being answered share that run."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import copy_context
 from typing import Any
 
@@ -11,10 +11,13 @@ from miniagents.ext.cache.memory import MemoryCache
 from miniagents.ext.cache.recording import RecordedReply, record_of
 from miniagents.ext.cache.records import Records
 from miniagents.interaction import InteractionContext
-from miniagents.sequences import MessageSequencePromise
+from miniagents.messages import MessagePromise
+from miniagents.sequences import MessageSequencePromise, asks_to_end
 from miniagents.usage import remember_payers
 from promising.context import PromisingContext
-from promising.run import current_owner
+from promising.errors import CircularWaitError
+from promising.run import Owner, current_owner
+from promising.sentinels import END, NO_VALUE
 
 __all__ = ["Flight"]
 
@@ -23,7 +26,7 @@ class Flight:
     """One run of an agent, which answers all equal calls that are there before it has ended.
 
     It belongs to none of them, but to the outermost context that they are in, and is cancelled when the last of them
-    is. Everything else it has from the first of them: its context variables, and who pays.
+    is. All else it has from the first of them: its context variables, and who pays.
 
     Args:
         records: Where the reply is recorded.
@@ -31,9 +34,6 @@ class Flight:
         alias: What the agent is called.
         lease_seconds: How long other processes wait for a sign of life.
         inquire: Calls the agent itself.
-
-    Attributes:
-        replies: The reply, which ends when it has been recorded.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Flight:
         self._calls = 0
         self._scope = PromisingContext.outermost()
         self._place = (asyncio.get_running_loop(), records.cache._whole_key(key, raw=False))
-        self.replies = self._started()
-        self._run = self.replies._run
+        self._replies = self._started()
+        self._run = self._replies._run
         records.flights[self._place] = self
 
     @staticmethod
@@ -68,35 +68,60 @@ class Flight:
             The flight, if there is one under way in this event loop.
         """
         flight = records.flights.get((asyncio.get_running_loop(), records.cache._whole_key(key, raw=False)))
-        return None if flight is None or flight.replies._buffer.end is not None else flight
+        return None if flight is None or flight._replies._buffer.end is not None else flight
 
     def can_be_joined(self) -> bool:
         """Whether it belongs to the context at work here, and so lasts at least as long as whoever joins it."""
         return self._scope is PromisingContext.outermost()
+
+    async def until_recorded(self) -> None:
+        """Waits until the reply has been recorded, or until it is clear that it will not be."""
+        await self._replies._wait_for_end()
 
     async def answer(self, ctx: InteractionContext) -> None:
         """Answers a call. It returns when nothing of the run goes on, so that cancelling the call can end the run.
 
         Args:
             ctx: The call.
+
+        Raises:
+            CircularWaitError: The call comes out of this very run, and would wait for itself.
         """
+        self._refuse_own_call(ctx)
         self._calls += 1
         try:
-            ctx.reply(self.replies)
-            await self.replies._wait_for_end()
+            ctx.reply(MessageSequencePromise(self._messages, start_soon=True))
+            await self.until_recorded()
             ctx.finish_early()
             await self._until_over()
         finally:
             self._calls -= 1
             if not self._calls:
-                self.replies.cancel()
+                self._replies.cancel()
                 if self._records.flights.get(self._place) is self:
                     del self._records.flights[self._place]
                 await self._until_over()
 
+    async def _messages(self, _: Any) -> AsyncIterator[Any]:
+        """The reply for one call. It is not handed on as it is, because it has to end for a call that is cancelled."""
+        async for promise in self._replies:
+            yield promise if promise._value is not NO_VALUE else _SharedMessage(promise)
+        if asks_to_end(self._replies):
+            yield END
+
     async def _until_over(self) -> None:
         if self._run is not None:
             await self._run._wait_until_over()
+
+    def _refuse_own_call(self, ctx: InteractionContext) -> None:
+        owner: Owner | None = ctx
+        while owner is not None:
+            if owner is self._run:
+                raise CircularWaitError(
+                    f"while {self._alias} answers a call it makes an equal one, for whose reply it would wait for "
+                    "ever; call it with other messages or arguments, or call the agent that is not cached"
+                )
+            owner = owner._successor()
 
     def _started(self) -> MessageSequencePromise:
         def stream(_: Any) -> AsyncIterator[Any]:
@@ -112,6 +137,7 @@ class Flight:
         return replies
 
     async def _stream(self) -> AsyncIterator[Any]:
+        """The work of the run. The stream ends when the reply has been recorded."""
         lease = Lease(self._records.cache, self._key, self._lease_seconds) if self._others_may_be_at_it() else None
         try:
             recorded = None if lease is None else await self._recorded_elsewhere(lease)
@@ -144,3 +170,27 @@ class Flight:
                 await lease.release()
             except CacheUnavailableError as error:
                 self._records.outage.begin(error)
+
+
+class _SharedMessage(MessagePromise):
+    """A message of a run that several calls share, for one of them.
+
+    Args:
+        source: The message of the run.
+    """
+
+    __slots__ = ("_source",)
+
+    def __init__(self, source: MessagePromise) -> None:
+        self._source = source
+        super().__init__(message_class=source.message_class, start_soon=True)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """See `MessagePromise`."""
+        return self._source.metadata
+
+    async def _streamer(self) -> AsyncIterator[str]:
+        async for token in self._source:
+            yield token
+        self.resolve_as(await self._source)
