@@ -9,9 +9,11 @@ from miniagents.testing.quiescence import assert_no_leftovers, quiescence
 from miniagents.testing.scripted_model import Request, ScriptedModel, ScriptedReply
 
 if TYPE_CHECKING:
+    from miniagents.testing.cache_conformance import CacheConformance
     from miniagents.testing.chat_history_conformance import ChatHistoryConformance
 
 __all__ = [
+    "CacheConformance",
     "ChatHistoryConformance",
     "DeadlockError",
     "Request",
@@ -24,7 +26,10 @@ __all__ = [
     "run_with_virtual_clock",
 ]
 
-_CONFORMANCE_SUITES = {"ChatHistoryConformance": "miniagents.testing.chat_history_conformance"}
+_CONFORMANCE_SUITES = {
+    "CacheConformance": "miniagents.testing.cache_conformance",
+    "ChatHistoryConformance": "miniagents.testing.chat_history_conformance",
+}
 
 
 def __getattr__(name: str) -> Any:
