@@ -5,6 +5,7 @@ finds nothing yet is given up by that load; its writer, if it lives, takes anoth
 one that was killed holds up nobody, and nothing is ever inserted before what somebody has loaded.
 """
 
+from typing import Any
 from uuid import uuid4
 
 from miniagents.ext.cache.interface import Cache
@@ -14,7 +15,7 @@ from miniagents.message import Message
 
 __all__ = ["ChatHistoryRedis"]
 
-_BATCH = 1000  # how many messages are loaded in one round trip; with more, others would have to wait for the server
+_BATCH = 1000  # how many messages are loaded in one round trip; to decode more at once would hold up the loop
 _GIVEN_UP = None  # stands at a position in place of a message
 
 
@@ -24,7 +25,8 @@ class ChatHistoryRedis(ChatHistory):
     Messages come back equal: class, role, text and metadata, nested messages included. The history belongs to the
     namespace of the cache in which it is used, and goes with that when it is cleared. Its keys begin with
     `~miniagents/chat_history/`. They do not expire, but a cache that drops what was not used for long (`MemoryCache`
-    with `max_entries`, Redis with an eviction policy) drops old messages, too.
+    with `max_entries`, Redis with an eviction policy) drops old messages, too, and they are as safe as what keeps the
+    cache: give Redis `appendonly yes`.
 
     Args:
         cache: Where it is kept. Closing the history does not close it.
@@ -57,13 +59,22 @@ class ChatHistoryRedis(ChatHistory):
 
     async def _append(self, message: Message) -> None:
         entry = [uuid4().hex, message]
-        while True:
-            key = self._key(await self.cache.increment(self._key("length")))
-            if await self.cache.add(key, entry):
-                return
-            present = await self.cache.get(key, default=None)
-            if present is not None and present[0] == entry[0]:
-                return  # the cache had added it, and lost the connection before it came to know
+        lead = 0
+        while not await self._put(lead + await self._count_on(1), entry):
+            lead = 2 * lead + 1  # where loads do not look yet, so that the slowest writer comes to write, too
+        if lead:
+            await self._count_on(lead)
+
+    async def _count_on(self, by: int) -> int:
+        return await self.cache.increment(self._key("length"), by)
+
+    async def _put(self, position: int, entry: list[Any]) -> bool:
+        key = self._key(position)
+        if await self.cache.add(key, entry):
+            return True
+        present = await self.cache.get(key, default=None)
+        # It is there if a cache repeats what it has done already, because it lost the connection before it knew.
+        return present is not None and present[0] == entry[0]
 
     async def _load(self, positions: range) -> list[Message]:
         keys = [self._key(position) for position in positions]

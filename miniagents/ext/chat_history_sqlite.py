@@ -46,7 +46,7 @@ _REASONS = {
     sqlite3.SQLITE_LOCKED: _LOCKED,
     sqlite3.SQLITE_NOTADB: "it is no SQLite database; give another file",
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore a copy, or save what `sqlite3 FILE .recover` can still read",
-    sqlite3.SQLITE_READONLY: "it cannot be written; change the permissions of the file and of its folder",
+    sqlite3.SQLITE_READONLY: "it cannot be written; change the permissions of file, `-wal`, `-shm` and folder",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; see whether it is a file, and whether its folder can be written",
     sqlite3.SQLITE_FULL: "there is no room for more; make some on the disk, or give another file",
     sqlite3.SQLITE_IOERR: "the disk did not read or write it; see whether it is full or failing",

@@ -1,11 +1,12 @@
 """Every history of ours passes the tests that users can run against theirs."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from miniagents.ext.cache import MemoryCache
+from miniagents.ext.cache import MemoryCache, RedisCache
 from miniagents.ext.history_agents import (
     ChatHistory,
     ChatHistoryMD,
@@ -80,3 +81,19 @@ class TestRedisOnMemoryCache(ChatHistoryConformance):
             return ChatHistoryRedis(history.cache, "chat")
 
         return another
+
+
+class TestRedis(ChatHistoryConformance):
+    @pytest.fixture
+    async def history(self, redis_cache: RedisCache) -> ChatHistory:
+        return ChatHistoryRedis(redis_cache, "chat")
+
+    @pytest.fixture
+    async def reopen(self, redis_url: str, redis_prefix: str) -> AsyncIterator[Reopen]:
+        async with AsyncExitStack() as caches:
+
+            async def another() -> ChatHistory:
+                cache = RedisCache.from_url(redis_url, default_prefix=redis_prefix)
+                return ChatHistoryRedis(await caches.enter_async_context(cache), "chat")
+
+            yield another
