@@ -80,12 +80,12 @@ class NamespaceTests(CacheTests):
 
     async def test_whole_keys_are_readable(self, cache: Cache, own: str) -> None:
         """An ordinary key stands as it is between its prefix and its suffix."""
-        async with _inside(cache, (own, "v1")):
+        async with _inside(cache, (f"{own}a", "v1")):
             await cache.set("user:1", 1)
-            assert await cache.keys() == [f"{own}:user:1::v1"]
-        async with cache.with_prefix(own):
+            assert await cache.keys() == [f"{own}a:user:1::v1"]
+        async with cache.with_prefix(f"{own}a"):
             await cache.set("user:1", 1)
-            assert await cache.keys() == [f"{own}:user:1"]
+            assert await cache.keys() == [f"{own}a:user:1"]
 
     async def test_whole_keys_restore_what_was_there(self, cache: Cache, own: str) -> None:
         """What `get_all` gives can be written back with `raw=True`, from any namespace."""
@@ -104,7 +104,7 @@ class NamespaceTests(CacheTests):
 
     async def test_raw_is_for_the_whole_key(self, cache: Cache, own: str) -> None:
         """With `raw=True` all operations take the key as it is stored, in whatever namespace, and do what they do."""
-        k = f"{own}:k"
+        k = f"{own}a:k"
         async with _inside(cache, _of(own, ("b", "c"))):
             await cache.set(k, 1, raw=True)
             assert await cache.get(k, None) is None
@@ -116,13 +116,13 @@ class NamespaceTests(CacheTests):
             assert await cache.update(k, lambda value: value + 1, raw=True) == 4
             assert await cache.add(k, 5, raw=True) is False
             assert await cache.get_many([k], raw=True) == {k: 4}
-        async with cache.with_prefix(own):
+        async with cache.with_prefix(f"{own}a"):
             assert await cache["k"] == 4
             assert await cache.keys() == [k]
         assert await cache.delete_many([k], raw=True) == 1
         await cache.set_many({k: 1}, raw=True)
-        await cache.set_bytes(f"{own}:l", b"2", raw=True)
-        async with cache.with_prefix(own):
+        await cache.set_bytes(f"{own}a:l", b"2", raw=True)
+        async with cache.with_prefix(f"{own}a"):
             assert await cache.get_many("kl") == {"k": 1, "l": 2}
         assert await cache.delete(k, raw=True)
         with pytest.raises(KeyError):
@@ -165,10 +165,10 @@ class NamespaceTests(CacheTests):
     async def test_an_error_leaves_the_namespace(self, cache: Cache, own: str) -> None:
         """After an error inside of a block what was before counts again."""
         with pytest.raises(ZeroDivisionError):
-            async with cache.with_prefix(own):
+            async with cache.with_prefix(f"{own}a"):
                 raise ZeroDivisionError
         await cache.set("k", 1)
-        async with cache.with_prefix(own):
+        async with cache.with_prefix(f"{own}a"):
             assert await cache.get("k", None) is None
 
     async def test_namespaces_are_those_of_the_task(self, cache: Cache, own: str) -> None:
@@ -228,10 +228,10 @@ class NamespaceTests(CacheTests):
 
     async def test_mailboxes_have_namespaces(self, cache: Cache, own: str) -> None:
         """A stream reads the mailbox of the namespace in which it was asked for."""
-        async with cache.with_prefix(own):
+        async with cache.with_prefix(f"{own}a"):
             stream = cache.subscribe("box")
         await cache.publish_to_mailbox("box", "outermost")
-        async with cache.with_prefix(own):
+        async with cache.with_prefix(f"{own}a"):
             await cache.publish_to_mailbox("box", "a")
         assert await anext(aiter(stream)) == "a"
         assert await cache.get_message("box", timeout=0) == "outermost"
