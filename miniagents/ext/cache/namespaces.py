@@ -15,6 +15,8 @@ DEFAULT_PREFIX = "miniagents"
 RESERVED = "~miniagents/"
 """What the keys of mailboxes, and whatever else is no key of a user, begin with."""
 
+_OF_ESCAPES = frozenset("%0123456789ABCDEF")
+
 
 class Namespace(NamedTuple):
     """A place for keys: one prefix and one suffix.
@@ -47,12 +49,12 @@ class Namespace(NamedTuple):
 
         Raises:
             TypeError: A prefix or suffix is no string.
-            ValueError: The prefix is reserved, or the separator is not one character other than `%`.
+            ValueError: The prefix is reserved, or the separator is not one character, or one of `%`, `0-9` and `A-F`.
         """
         for what, given in (("prefix", prefix), ("suffix", suffix), ("separator", separator)):
             if not isinstance(given, str):
                 raise TypeError(f"the {what} of a cache is {given!r:.100}; give a string")
-        if len(separator) != 1 or separator == "%":
+        if len(separator) != 1 or separator in _OF_ESCAPES:
             raise ValueError(f"the separator {separator!r} cannot separate keys; give one character, such as ':'")
         if prefix.startswith(RESERVED):
             raise ValueError(f"prefixes that begin with {RESERVED!r} are reserved; give another one than {prefix!r}")
