@@ -52,8 +52,7 @@ class Lease:
         is_announced = False
         while not await self._cache.add(self._key, self._owner, ttl=self._seconds):
             if is_announced:
-                notice = await self._cache.get_message(self._notices, timeout=self._seconds / 2)
-                is_announced = notice is None
+                is_announced = not await self._notice()
             else:
                 await self._cache.publish_to_mailbox(self._waiters, self._notices, ttl=_SECONDS_OF_NOTICE)
                 is_announced = True
@@ -63,12 +62,28 @@ class Lease:
         self._renewal = asyncio.create_task(self._renew())
         return await look()  # it may have been done between the last look and now
 
+    async def _notice(self) -> bool:
+        """Waits until the owner says that the lease is free, or until it may have died; whether it has said so."""
+        time, seconds = asyncio.get_running_loop().time, self._seconds / 2
+        began = time()
+        notice = await self._cache.get_message(self._notices, timeout=seconds)
+        if notice is None and time() < began + seconds / 2:
+            raise CacheUnavailableError("the cache was closed while a call waited for what another process records")
+        return notice is not None
+
     async def release(self) -> None:
-        """Gives the lease back if we have it, and wakes those who wait for it.
+        """Gives the lease back if we have it, and wakes those who wait for it, also when it is cancelled meanwhile.
 
         Raises:
             CacheUnavailableError: The cache cannot be reached, so that the lease is left to expire.
         """
+        releasing = asyncio.create_task(self._release())
+        try:
+            await asyncio.shield(releasing)
+        finally:
+            await releasing
+
+    async def _release(self) -> None:
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.wait([self._renewal])
@@ -76,7 +91,6 @@ class Lease:
         # would take another such delay, and would do no more harm than that: the work would be done twice.
         if await self._cache.get(self._key, None) == self._owner:
             await self._cache.delete(self._key)
-        if self._renewal is not None:
             while (waiter := await self._cache.get_message(self._waiters, timeout=0)) is not None:
                 if waiter != self._notices:  # we have waited, too
                     await self._cache.publish_to_mailbox(waiter, "released", ttl=_SECONDS_OF_NOTICE)

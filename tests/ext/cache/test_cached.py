@@ -327,6 +327,7 @@ async def test_messages_may_come_later() -> None:
 
 async def test_agent_can_end_a_loop() -> None:
     """A cached agent can stand in a chain, and end it by `END`, each time."""
+
     @miniagent
     async def user(ctx: InteractionContext) -> None:
         ctx.reply("b" if await ctx.message_promises else "a")
