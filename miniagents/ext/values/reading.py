@@ -11,13 +11,13 @@ from pydantic import BaseModel, RootModel, ValidationError
 from miniagents.canonical import CLASS_KEY
 from miniagents.ext.values.atoms import ATOMS
 from miniagents.ext.values.classes import UnreadableValueError, class_named, fields_to_call_with
-from miniagents.ext.values.writing import PRIVATE_KEY, UNSET_KEY
+from miniagents.ext.values.writing import PRIVATE_KEY, REFERENCE_KEY, UNSET_KEY
 from miniagents.frozen import FrozenDict
 
 __all__ = ["decode"]
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes, *, resolve: Callable[[str], Any] | None = None) -> Any:
     """Reads what `encode` has written.
 
     Models are validated, by the names of their fields. Dataclasses are called with their fields. No other code is run,
@@ -25,6 +25,7 @@ def decode(data: bytes) -> Any:
 
     Args:
         data: The JSON.
+        resolve: Gives what `refer` of `encode` has given a name.
 
     Returns:
         The value: a new object, with new parts.
@@ -39,7 +40,9 @@ def decode(data: bytes) -> Any:
     """
     try:
         text = data.decode("utf-8", "surrogatepass")
-        return (_loads_tagged if '"$' in text else _loads)(text)
+        if '"$' not in text:
+            return _loads(text)
+        return _loads_tagged(text) if resolve is None else _decoder(_object_or_reference(resolve)).decode(text)
     except UnreadableValueError:
         raise
     except RecursionError:
@@ -67,6 +70,13 @@ def _object(plain: dict[str, Any]) -> Any:
         except Exception as error:
             raise UnreadableValueError(f"what is stored under {tag!r} cannot be read as such") from error
     return _unescaped(plain)
+
+
+def _object_or_reference(resolve: Callable[[str], Any]) -> Callable[[dict[str, Any]], Any]:
+    def made(plain: dict[str, Any]) -> Any:
+        return resolve(plain[REFERENCE_KEY]) if len(plain) == 1 and REFERENCE_KEY in plain else _object(plain)
+
+    return made
 
 
 def _unescaped(plain: dict[str, Any]) -> dict[str, Any]:
@@ -161,5 +171,9 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number of JSON")
 
 
-_loads = json.JSONDecoder(parse_constant=_refuse_constant).decode
-_loads_tagged = json.JSONDecoder(parse_constant=_refuse_constant, object_hook=_object).decode
+def _decoder(make_object: Callable[[dict[str, Any]], Any] | None) -> json.JSONDecoder:
+    return json.JSONDecoder(parse_constant=_refuse_constant, object_hook=make_object)
+
+
+_loads = _decoder(None).decode
+_loads_tagged = _decoder(_object).decode

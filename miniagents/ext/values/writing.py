@@ -19,12 +19,14 @@ from miniagents.ext.values.atoms import ATOMS
 from miniagents.ext.values.classes import fields_to_call_with, name_of, note
 from miniagents.frozen import Frozen, FrozenDict
 
-__all__ = ["PRIVATE_KEY", "UNSET_KEY", "encode"]
+__all__ = ["PRIVATE_KEY", "REFERENCE_KEY", "UNSET_KEY", "encode"]
 
 UNSET_KEY = "$unset"
 """The key under which those fields of a model stand that nobody has set."""
 PRIVATE_KEY = "$private"
 """The key under which the private attributes of a model stand."""
+REFERENCE_KEY = "$ref"
+"""The key under which the name of what is kept elsewhere stands."""
 
 _LEAVES: frozenset[type] = frozenset({str, bool, int, float, type(None)})
 _STRINGS = frozenset({str})
@@ -33,7 +35,7 @@ _HUGE = 10**4300  # Python itself refuses to write, and to read, integers of mor
 _LONGEST_PATH = 200
 
 
-def encode(value: Any) -> bytes:
+def encode(value: Any, *, refer: Callable[[BaseModel], str | None] | None = None) -> bytes:
     """Writes a value as JSON, in UTF-8.
 
     Args:
@@ -41,6 +43,8 @@ def encode(value: Any) -> bytes:
             time, timedelta, UUID or Decimal; an enum member; a pydantic model, which may be a `Message` or any other
             `Frozen`; a dataclass; and whatever is made of these. Objects of subclasses of the plain types are none of
             them.
+        refer: Is asked for each model in the value. If it gives a name, that is written in its place, and the model is
+            to be kept elsewhere; see `decode`. None means to write the model itself.
 
     Returns:
         The JSON. Equal values give equal bytes if their dicts have the same order.
@@ -56,9 +60,9 @@ def encode(value: Any) -> bytes:
         ```
     """
     try:
-        text = _in_one_go(value)
+        text = _in_one_go(value, refer)
         if text is None:
-            text = _dumps(_Writer(careful=True).write(value, 0))
+            text = _dumps(_Writer(True, refer).write(value, 0))
     except _Refused as refused:
         path = refused.path if len(refused.path) <= _LONGEST_PATH else f"{refused.path[:_LONGEST_PATH]}..."
         raise refused.kind(f"value{path}: {refused.reason}") from None
@@ -67,8 +71,8 @@ def encode(value: Any) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _in_one_go(value: Any) -> str | None:
-    writer = _Writer(careful=False)
+def _in_one_go(value: Any, refer: Callable[[BaseModel], str | None] | None) -> str | None:
+    writer = _Writer(False, refer)
     try:
         text = _dumps(writer.write(value, 0))
     except ValueError:  # a number that cannot be written
@@ -94,15 +98,17 @@ class _Writer:
 
     Args:
         careful: Whether to look at each leaf, and to mark keys that begin with `$`.
+        refer: See `encode`.
 
     Attributes:
         tags: How many keys that begin with `$` have been made.
     """
 
-    __slots__ = ("careful", "in_frozen", "tags")
+    __slots__ = ("careful", "in_frozen", "refer", "tags")
 
-    def __init__(self, careful: bool) -> None:
+    def __init__(self, careful: bool, refer: Callable[[BaseModel], str | None] | None) -> None:
         self.careful = careful
+        self.refer = refer
         self.tags = 0
         self.in_frozen = False  # all sequences in there are tuples, and all dicts are frozen
 
@@ -190,6 +196,9 @@ class _Writer:
         raise _refusal(value)
 
     def _write_model(self, model: BaseModel, depth: int) -> Any:
+        name = None if self.refer is None else self.refer(model)
+        if name is not None:
+            return self._tagged(REFERENCE_KEY, name)
         cls, given = type(model), model.__pydantic_fields_set__
         content = {name: item for name, item in model.__dict__.items() if name in cls.__pydantic_fields__}
         extra = model.__pydantic_extra__
