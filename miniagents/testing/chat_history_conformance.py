@@ -241,6 +241,15 @@ class ChatHistoryConformance:
         expected = (Message("before"), Message("Hel", interrupted=True), Message("after"))
         assert await history.aload_chat_history() == expected
 
+    async def test_an_error_that_nobody_reads_is_no_secret(
+        self, history: History, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Recording a failing message is no way to deal with its error: it is logged if nobody asks for the reply."""
+        async with MiniAgents():
+            history.logging_agent.inquire(Message.promise(_streamer("Hel", error=ConnectionError("cut"))))
+        assert "cut" in caplog.text
+        assert await history.aload_chat_history() == (Message("Hel", interrupted=True),)
+
     async def test_a_cancelled_message_is_kept_and_marked(self, history: History) -> None:
         """What has come of a message whose producer is cancelled is kept."""
         async with MiniAgents():

@@ -1,17 +1,20 @@
 """Every history of ours passes the tests that users can run against theirs."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from miniagents import Message, MessagePromise, MiniAgents
 from miniagents.ext.cache import MemoryCache, RedisCache
 from miniagents.ext.history_agents import (
     ChatHistory,
     ChatHistoryMD,
     ChatHistoryRedis,
     ChatHistorySQLite,
+    HistoryFileError,
     InMemoryChatHistory,
 )
 from miniagents.testing import ChatHistoryConformance
@@ -97,3 +100,22 @@ class TestRedis(ChatHistoryConformance):
                 return ChatHistoryRedis(await caches.enter_async_context(cache), "chat")
 
             yield another
+
+
+async def test_a_history_that_fails_says_so_at_once() -> None:
+    """What cannot be recorded ends the reply of the logging agent, and not only when all messages have come."""
+
+    class FullHistory(InMemoryChatHistory):
+        async def _append(self, message: Message) -> None:
+            raise HistoryFileError("there is no room")
+
+    async def without_end(_: MessagePromise) -> AsyncIterator[str]:
+        yield "and"
+        await asyncio.Event().wait()
+
+    endless = Message.promise(without_end)
+    async with MiniAgents():
+        with pytest.raises(HistoryFileError, match="there is no room"):
+            async for _ in FullHistory().logging_agent.inquire(["one", endless]):
+                pass
+        endless.cancel()

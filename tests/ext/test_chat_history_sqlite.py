@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from miniagents import Message, MiniAgents
-from miniagents.ext.chat_history_sqlite import ChatHistorySQLite
+from miniagents import Message
+from miniagents.ext.chat_history_sqlite import ChatHistorySQLite, _create
 from miniagents.ext.history_agents import HistoryFileError
 from miniagents.ext.values import UnreadableValueError
 from miniagents.messages import MessagePromise
@@ -92,6 +92,12 @@ async def test_the_file_is_private(opened: Opened, path: Path, is_there: bool) -
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_the_file_is_private_from_the_beginning(path: Path) -> None:
+    """Nobody else can open it while it is empty, and wait for what is written."""
+    _create(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 async def test_a_file_that_its_user_has_opened_to_others_stays_so(opened: Opened, path: Path) -> None:
     """The permissions are set once, when the history is made."""
     await record(opened(), "one")
@@ -105,10 +111,11 @@ async def test_other_programs_can_read_it(opened: Opened, path: Path) -> None:
     await record(opened(), "one", 'two "quoted" é')
     with sqlite3.connect(path) as reader:
         rows = reader.execute(
-            "SELECT json_extract(message, '$.text') FROM messages WHERE history = 'chat' ORDER BY position"
+            "SELECT json_extract(message, '$.text'), typeof(message) FROM messages WHERE history = 'chat'"
+            " ORDER BY position"
         ).fetchall()
     reader.close()
-    assert rows == [("one",), ('two "quoted" é',)]
+    assert rows == [("one", "text"), ('two "quoted" é', "text")]
 
 
 async def test_it_can_be_used_in_any_loop_and_thread(opened: Opened) -> None:
@@ -142,14 +149,17 @@ async def test_no_database(opened: Opened, path: Path, use: str) -> None:
 
 
 async def test_the_database_of_another_program(opened: Opened, path: Path) -> None:
-    """The database of another program is refused, and nothing is added to it."""
-    with sqlite3.connect(path) as other:
+    """The database of another program is refused; nothing is added to it, and nothing kept locked."""
+    with sqlite3.connect(path, timeout=0) as other:
         other.execute("CREATE TABLE messages (text)")
-    other.close()
     before = path.read_bytes()
-    with pytest.raises(HistoryFileError, match=r"chats\.db is the database of another program; give"):
+    with pytest.raises(HistoryFileError, match=r"chats\.db is the database of another program; give") as raised:
         await record(opened(), "one")
     assert path.read_bytes() == before
+    with other:
+        other.execute("INSERT INTO messages VALUES ('mine')")
+    other.close()
+    del raised  # which would have kept a connection that is not closed
 
 
 async def test_a_newer_schema(opened: Opened, path: Path) -> None:
@@ -194,6 +204,8 @@ async def test_a_locked_file(opened: Opened, path: Path) -> None:
     """A file that another program keeps locked is an error after the time-out; when it is free, all goes on."""
     history = opened(timeout=0.05)
     await record(history, "one")
+    assert history._database is not None
+    assert history._database.connection().execute("PRAGMA busy_timeout").fetchone() == (50,)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(HistoryFileError, match="another program keeps it locked; end that one, or give a longer"):
@@ -352,14 +364,6 @@ async def test_what_is_not_closed_leaves_nothing(path: Path) -> None:
     gc.collect()
     await asyncio.to_thread(thread.join, 10)
     assert not threads()
-
-
-async def test_the_console_keeps_its_conversation_in_it(opened: Opened) -> None:
-    """The logging agent works as with any history."""
-    history = opened()
-    async with MiniAgents():
-        sent = await history.logging_agent.inquire(["one", Message("two", role="user")])
-    assert await history.aload_chat_history() == sent
 
 
 # --- many processes ---
