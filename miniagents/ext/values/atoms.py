@@ -12,6 +12,8 @@ from pydantic_core import TzInfo
 
 __all__ = ["ATOMS", "Atom"]
 
+_FOLD = "[fold=1]"
+
 
 class Atom(NamedTuple):
     """How one type is written and read.
@@ -51,32 +53,36 @@ def _read_timedelta(text: str) -> timedelta:
 
 
 def _write_time(value: datetime | time) -> str:
-    """ISO 8601; a zone that is more than an offset stands behind it in brackets, as in RFC 9557."""
-    zone = value.tzinfo
-    if zone is None or isinstance(zone, (timezone, TzInfo)):
-        return value.isoformat()
+    """ISO 8601; the name of a zone, and what else that does not say, stand behind it in brackets, as in RFC 9557."""
+    text, zone = value.isoformat(), value.tzinfo
     if type(zone) is ZoneInfo and zone.key:
-        return f"{value.isoformat()}[{zone.key}]"
-    raise TypeError(f"its time zone is a {type(zone).__name__}; give it a `timezone` or `ZoneInfo`")
+        text = f"{text}[{zone.key}]"
+    elif zone is not None and not isinstance(zone, (timezone, TzInfo)):
+        raise TypeError(f"its time zone is a {type(zone).__name__}; give it a `timezone` or `ZoneInfo`")
+    return f"{text}{_FOLD}" if value.fold else text
 
 
 def _read_datetime(text: str) -> datetime:
-    text, bracket, key = text.partition("[")
+    text, zone, fold = _parts(text)
     value = datetime.fromisoformat(text)
-    if not bracket:
-        return value
-    zone = ZoneInfo(key.removesuffix("]"))
-    local = value.replace(tzinfo=zone)
-    for candidate in (local, local.replace(fold=1)):
-        if candidate.utcoffset() == value.utcoffset():
-            return candidate
-    return value.astimezone(zone)  # the rules of the zone have changed since; the moment counts
+    if zone is None:
+        return value.replace(fold=fold)
+    local = value.replace(tzinfo=zone, fold=fold)
+    if local.utcoffset() != value.utcoffset():  # the rules of the zone have changed since; the moment counts
+        return value.astimezone(zone)
+    return local
 
 
 def _read_time(text: str) -> time:
-    text, bracket, key = text.partition("[")
+    text, zone, fold = _parts(text)
     value = time.fromisoformat(text)
-    return value.replace(tzinfo=ZoneInfo(key.removesuffix("]"))) if bracket else value
+    return value.replace(tzinfo=zone or value.tzinfo, fold=fold)
+
+
+def _parts(text: str) -> tuple[str, ZoneInfo | None, int]:
+    fold = text.endswith(_FOLD)
+    text, bracket, key = text.removesuffix(_FOLD).partition("[")
+    return text, ZoneInfo(key.removesuffix("]")) if bracket else None, int(fold)
 
 
 ATOMS: dict[type, Atom] = {

@@ -94,8 +94,8 @@ def class_named(name: str) -> type[Any]:
     found = _registered.get(name) or _noted.get(name) or _model_named(name) or _parametrized(name)
     if found is None:
         raise UnreadableValueError(
-            f"no class {name} is known in this process; import the module that defines it before reading, and if it is "
-            "a dataclass or an enum, decorate it with `miniagents.ext.values.register`"
+            f"no class {name!r:.300} is known in this process; import the module that defines it before reading, and "
+            "decorate it with `miniagents.ext.values.register` if it is a dataclass or an enum"
         )
     return found
 
