@@ -164,9 +164,13 @@ class Graph(MiniAgent):
             ResourceError: It needs more than the pool has.
             TypeError: The agent is none.
         """
+        return self.add(Node.of(name, agent, after, policy))
+
+    def add(self, node: Node) -> "Graph":
+        """Adds a node that has been made already; see `add_node`."""
+        name = node.name
         if name in self._nodes:
             raise GraphDefinitionError(f"{self.alias} has a node {name!r} already; give this one another name")
-        node = Node.of(name, agent, after, policy)
         if node.policy.resources is not None:
             self.pool.check(node.policy.resources, where=f"the node {name!r}")
         self._nodes[name] = node

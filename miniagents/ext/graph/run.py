@@ -5,6 +5,7 @@ happened, and costs what the edges of the node cost. Nodes that wait are counter
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextvars import ContextVar, copy_context
@@ -147,6 +148,7 @@ class GraphRun:
         cache: What conditions read.
         limits: The limits that hold for all nodes.
         pool: The resources.
+        paused: Whether nothing is started for now.
     """
 
     def __init__(self, graph: "Graph", ctx: InteractionContext, *, task: Any = None, progress: bool = True) -> None:
@@ -161,9 +163,11 @@ class GraphRun:
         self._active = 0
         self._starts = 0
         self._draining = False
+        self.paused = False
         self._errors: list[BaseException] = []
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self._began_at = time.time()
         self._context = copy_context()
         self._end: asyncio.Future[None] = self._loop.create_future()
 
@@ -229,10 +233,10 @@ class GraphRun:
         self._set_up(self.graph.plan())
         self.enter(self._begin)
         try:
-            async with asyncio.timeout(self.graph.timeout):
+            async with asyncio.timeout(self.graph.timeout) as limit:
                 await self._end
         except TimeoutError as error:
-            if self._end.done():
+            if not limit.expired():
                 raise
             raise TimeoutError(f"{self.graph.alias} took longer than {self.graph.timeout:g} s") from error
         finally:
@@ -242,6 +246,10 @@ class GraphRun:
     def now(self) -> float:
         """Seconds since the start of the run."""
         return self._loop.time() - self._began
+
+    def time(self) -> float:
+        """The time in seconds since 1970, by the clock of the event loop."""
+        return self._began_at + self.now()
 
     def crash(self, error: BaseException) -> None:
         """Ends the whole run with an error."""
@@ -286,17 +294,20 @@ class GraphRun:
         self._draining = True
         queue = self._queue
         try:
-            while queue:
+            while queue and not self.paused:
                 node_run = queue.popleft()
                 if node_run.state is NodeState.PENDING:
                     self._start(node_run)
         finally:
             self._draining = False
         if not self._active and not self._end.done():
+            if self.paused:
+                self.at_rest()
+                return
             if self._unsettled:
                 self.stuck([node for node in self.nodes.values() if node.state is NodeState.PENDING])
             if not self._unsettled and not self._active and not queue:
-                self._end.set_result(None)
+                self.all_settled()
 
     def _start(self, node_run: NodeRun) -> None:
         limit = self.graph.max_starts
@@ -317,7 +328,7 @@ class GraphRun:
         self._active += 1
         node_run.visits += 1
         node_run.state = NodeState.RUNNING
-        visit = node_run.visit = Visit(self, node_run)
+        visit = node_run.visit = self.new_visit(node_run)
         visit.begin()
 
     def _stop_all(self) -> None:
@@ -538,6 +549,10 @@ class GraphRun:
         """Makes the state of a node."""
         return NodeRun(node, creator)
 
+    def new_visit(self, node_run: NodeRun) -> Visit:
+        """Makes the visit of a node that begins now."""
+        return Visit(self, node_run)
+
     def call(self, visit: Visit) -> MessageSequencePromise:
         """Calls the agent of a node."""
         self.make_current(visit)
@@ -601,6 +616,13 @@ class GraphRun:
                 else:
                     self._skip(dependent, _because_of(ended), ended.failed_node)
                     pending.append(dependent)
+
+    def all_settled(self) -> None:
+        """Is told that nothing runs and nothing waits: the run ends here."""
+        self._end.set_result(None)
+
+    def at_rest(self) -> None:
+        """Is told that nothing runs any more, while the run is paused."""
 
     def stuck(self, pending: list[NodeRun]) -> None:
         """Is told that nothing runs and these nodes still wait."""
