@@ -7,6 +7,10 @@ from typing import Any
 from miniagents import InteractionContext, Message, MessageSequencePromise, miniagent
 
 
+class Numbered(Message):
+    number: int
+
+
 class Work:
     """An agent whose runs are counted. Each streams a token, waits at a gate, and streams the rest.
 
@@ -41,7 +45,7 @@ class Work:
                 self.cancelled += 1
                 raise
 
-        ctx.reply(Message.promise(tokens, role="assistant"))
+        ctx.reply(Numbered.promise(tokens, role="assistant"))
 
 
 RUN_1 = [["run 1 ", "is ", "done"]]
@@ -50,6 +54,13 @@ RUN_1 = [["run 1 ", "is ", "done"]]
 async def pieces_of(replies: MessageSequencePromise) -> list[list[str]]:
     """The tokens of each message."""
     return [[token async for token in promise] async for promise in replies]
+
+
+async def number_of(replies: MessageSequencePromise) -> int:
+    """The number of the run that a reply of `Work` is of."""
+    (message,) = await replies
+    assert isinstance(message, Numbered)
+    return message.number
 
 
 async def first_token_of(replies: MessageSequencePromise) -> str:

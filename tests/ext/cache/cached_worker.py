@@ -14,6 +14,11 @@ from typing import Any
 
 from miniagents import InteractionContext, Message, MiniAgents, miniagent
 from miniagents.ext.cache import RedisCache, cached
+from tests.ext.cache.cached_helpers import pieces_of
+
+
+class Answer(Message):
+    at: list[int]
 
 
 async def main(url: str, prefix: str, calls: str, lease: str) -> None:
@@ -30,16 +35,16 @@ async def main(url: str, prefix: str, calls: str, lease: str) -> None:
                     raise ValueError("told to fail")
                 yield told
 
-            ctx.reply(Message.promise(tokens, at=[1, 2]))
+            ctx.reply(Answer.promise(tokens, at=[1, 2]))
 
         agent = cached(worker, cache=cache, lease=float(lease))
         replies = [agent.inquire("Hi") for _ in range(int(calls))]
         await cache.publish_to_mailbox("called", os.getpid())
-        answers = []
+        answers: list[Any] = []
         for reply in replies:
             try:
-                answers.append([[token async for token in promise] for promise in [p async for p in reply]])
-                assert (await reply)[0].at == (1, 2)
+                answers.append(pieces := await pieces_of(reply))
+                assert await reply == (Answer("".join(pieces[0]), at=[1, 2]),)
             except ValueError as error:
                 answers.append(repr(error))
         print(json.dumps(answers), flush=True)

@@ -15,8 +15,8 @@ from miniagents.ext.tools import tool
 from miniagents.testing import quiescence, run_with_virtual_clock
 from miniagents.usage import NO_USAGE, Usage, charge
 from miniagents.utils import achain_loop
-from promising.sentinels import AWAIT, END
-from tests.ext.cache.cached_helpers import RUN_1, Work, pieces_of
+from promising.sentinels import AWAIT, DEFAULT, END
+from tests.ext.cache.cached_helpers import RUN_1, Work, number_of, pieces_of
 from tests.promising.helpers import error_of
 
 
@@ -86,7 +86,7 @@ async def test_miss_streams_live() -> None:
             assert await anext(reader) == "run 1 "
             work.gate.set()
             assert [token async for token in reader] == ["is ", "done"]
-        assert (await replies)[0].number == 1
+        assert await number_of(replies) == 1
 
 
 async def test_reply_has_been_recorded_when_it_has_ended() -> None:
@@ -177,11 +177,7 @@ async def troubled(ctx: InteractionContext, trouble: str, runs: list[int]) -> No
     if trouble == "ends the loop":
         ctx.reply(END)
     if trouble == "cannot be represented":
-        ctx.reply(Unknown("?", deep=_nested(2_000)))
-
-
-class Unknown(Message):
-    pass
+        ctx.reply(Message("?", deep=_nested(2_000)))
 
 
 def _nested(depth: int) -> Message:
@@ -256,8 +252,8 @@ async def test_record_that_cannot_be_read_is_replaced() -> None:
         (key,) = await cache.keys()
         for number, junk in enumerate((b"\xff", b'{"$class":"nowhere.Unknown"}', b"17"), start=2):
             await cache.set_bytes(key, junk, raw=True)
-            assert (await agent.inquire("Hi"))[0].number == number
-            assert (await agent.inquire("Hi"))[0].number == number
+            assert await number_of(agent.inquire("Hi")) == number
+            assert await number_of(agent.inquire("Hi")) == number
 
 
 # --- as any agent ---
@@ -286,19 +282,16 @@ async def test_errors_can_arrive_as_messages() -> None:
     """`errors_as_messages` works per call, fork and context, and such a reply is not recorded."""
     work = Work(ValueError("no"), at_once=True)
     agent = cached(work.agent)
-    for made, options in (
-        (agent, {"errors_as_messages": True}),
-        (cached(work.agent.fork(errors_as_messages=True)), {}),
-    ):
+    for made, asked in ((agent, True), (cached(work.agent.fork(errors_as_messages=True)), DEFAULT)):
         async with MiniAgents():
-            *_, message = await made.inquire("Hi", **options)
+            *_, message = await made.inquire("Hi", errors_as_messages=asked)
             assert isinstance(message, ErrorMessage)
     async with MiniAgents(errors_as_messages=True):
         assert isinstance((await agent.inquire("Hi"))[-1], ErrorMessage)
     assert work.runs == 3
     work.error = None
     async with MiniAgents():
-        assert (await agent.inquire("Hi"))[0].number == 4
+        assert await number_of(agent.inquire("Hi")) == 4
 
 
 async def test_error_has_the_notes_of_one_call() -> None:
@@ -372,16 +365,19 @@ async def test_lazy_context() -> None:
     assert work.runs == 1
 
 
-@pytest.mark.parametrize("wrong", ["agent", "ignore", "ttl", "lease"])
-def test_wrong_use(wrong: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ({"agent": lambda ctx: None}, "make one of it with @miniagent"),
+        ({"ignore": "key"}, r"ignore=\['key'\]"),
+        ({"ttl": 0}, "time to live of 0 s"),
+        ({"lease": 0}, "lease of 0 s"),
+    ],
+)
+def test_wrong_use(wrong: dict[str, Any], hint: str) -> None:
     """What cannot be meant is refused where the agent is made, with a hint."""
-    with pytest.raises(
-        (TypeError, ValueError), match={"agent": "@miniagent", "ignore": r"\['key'\]"}.get(wrong, "s is none")
-    ):
-        if wrong == "agent":
-            cached(lambda ctx: None)  # type: ignore[arg-type]
-        else:
-            cached(judge, **{wrong: {"ignore": "key", "ttl": 0, "lease": 0}[wrong]})
+    with pytest.raises((TypeError, ValueError), match=hint):
+        cached(**{"agent": judge, **wrong})
 
 
 # --- what it costs ---
@@ -464,8 +460,7 @@ def test_agent_works_without_its_cache(caplog: pytest.LogCaptureFixture) -> None
         agent = cached(work.agent, cache=cache)
 
         async def number() -> int:
-            (message,) = await agent.inquire("Hi")
-            return int(message.number)
+            return await number_of(agent.inquire("Hi"))
 
         async with MiniAgents():
             assert [await number() for _ in range(5)] == [1, 2, 3, 4, 5]

@@ -105,7 +105,7 @@ async def test_waiters_take_over_when_a_run_fails(redis_cache: RedisCache, start
 async def caches(redis_url: str, redis_prefix: str) -> AsyncIterator[list[RedisCache]]:
     first, second = [RedisCache.from_url(redis_url, default_prefix=redis_prefix) for _ in range(2)]
     async with first, second:
-        await first.contains("they connect"), await second.contains("they connect")
+        await asyncio.gather(first.contains("they connect"), second.contains("they connect"))
         yield [first, second]
 
 

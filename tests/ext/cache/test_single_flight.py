@@ -14,7 +14,7 @@ from miniagents.ext.cache import MemoryCache, cached
 from miniagents.testing import assert_no_leftovers, quiescence
 from miniagents.usage import Usage, charge
 from promising import CircularWaitError, PromiseCancelledError, PromisingContext
-from tests.ext.cache.cached_helpers import RUN_1, Work, first_token_of, pieces_of
+from tests.ext.cache.cached_helpers import RUN_1, Work, first_token_of, number_of, pieces_of
 from tests.promising.helpers import error_of
 
 
@@ -34,7 +34,7 @@ async def test_a_hundred_equal_calls_share_one_run() -> None:
             assert await pieces_of(call) == RUN_1
             if number % 2:
                 assert await call == await calls[0]
-        assert (await other)[0].number == 2
+        assert await number_of(other) == 2
         assert await pieces_of(agent.inquire("Hi")) == RUN_1
         assert work.runs == 2
 
@@ -81,7 +81,7 @@ async def test_run_is_cancelled_with_the_last_of_its_calls(moment: str) -> None:
             assert call.cancel()
         again = agent.inquire("Hi")  # while the others are still cleaning up
         work.gate.set()
-        number = (await again)[0].number
+        number = await number_of(again)
         assert number == work.runs == (2 if moment == "at work" else 1)
         assert work.cancelled == number - 1
         for call in calls:
