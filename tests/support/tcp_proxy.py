@@ -18,18 +18,21 @@ class TcpProxy:
         port: The port of the proxy.
         lost: How many replies were lost.
         connections: How many connections there have been.
+        round_trips: How often the client has sent something after the server had.
     """
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self.lost = 0
         self.connections = 0
+        self.round_trips = 0
         self._target = port
         self._context = context
         self._words = b""
         self._times = 0
-        self._silent = False
+        self._server_was_last = True
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transports: set[asyncio.WriteTransport] = set()
 
     def lose_replies_to(self, words: bytes, times: int = 1) -> None:
         """Cuts a connection when the server has got these words and has replied, before the reply arrives.
@@ -39,6 +42,11 @@ class TcpProxy:
             times: How often.
         """
         self._words, self._times = words, times
+
+    def cut(self) -> None:
+        """Cuts all connections."""
+        for transport in self._transports:
+            transport.abort()
 
     async def __aenter__(self) -> "TcpProxy":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
@@ -58,6 +66,8 @@ class TcpProxy:
         self._tasks.add(task)
         self.connections += 1
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        transports = {writer.transport, server_writer.transport}
+        self._transports |= transports
         doomed = asyncio.Event()
         ways = [
             asyncio.create_task(self._there(reader, server_writer, doomed)),
@@ -68,8 +78,9 @@ class TcpProxy:
         finally:
             for way in ways:
                 way.cancel()
-            for end in (writer, server_writer):
-                end.transport.abort()
+            for transport in transports:
+                transport.abort()
+            self._transports -= transports
             await asyncio.gather(*ways, return_exceptions=True)
             self._tasks.discard(task)
 
@@ -79,6 +90,8 @@ class TcpProxy:
                 if self._times and self._words in data:
                     self._times -= 1
                     doomed.set()
+                self.round_trips += self._server_was_last
+                self._server_was_last = False
                 writer.write(data)
                 await writer.drain()
 
@@ -88,5 +101,6 @@ class TcpProxy:
                 if doomed.is_set():
                     self.lost += 1
                     return
+                self._server_was_last = True
                 writer.write(data)
                 await writer.drain()

@@ -20,7 +20,7 @@ __all__ = ["RedisCache"]
 T = TypeVar("T")
 
 _BATCH = 500
-"""How many keys one command names, so that none keeps the server busy for long."""
+"""How many keys one command deals with, so that none keeps the server busy for long."""
 _LONGEST_MS = 10**15  # Redis adds the time of day, and has 64 bits for the sum
 
 
@@ -185,12 +185,12 @@ class RedisCache(Cache):
                 if not line.connection.is_connected:
                     cursor = b"0"  # from the start: another server process counts otherwise
                 keys: list[bytes]
-                cursor, keys = await line.ask(packed(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"1000"))
+                cursor, keys = await line.ask(packed(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", b"%d" % _BATCH))
                 return keys
 
             while True:
                 keys = await lines.insist(step, loop.time() + self._server.timeout)
-                yield [key for key in map(_decoded, keys) if namespace.has(key)]
+                yield [key for key in map(_decoded, keys) if key is not None and namespace.has(key)]
                 if cursor == b"0":
                     return
 
@@ -227,8 +227,10 @@ class RedisCache(Cache):
         return end if end is not None else await self._opened(loop)
 
     async def _opened(self, loop: asyncio.AbstractEventLoop) -> "_End":
-        for other in [other for other in self._ends if other.is_closed()]:
-            del self._ends[other]
+        for other in [other for other in list(self._ends) if other.is_closed()]:
+            if (end := self._ends.pop(other, None)) is not None:
+                end.mailboxes.abandon()
+                end.lines.abandon()
         lines = Lines(self._server, self._max_connections)
         mailboxes = Mailboxes(lines)
         end = self._ends[loop] = _End(lines, mailboxes, _closing(lines, mailboxes))
@@ -266,11 +268,11 @@ def _encoded(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def _decoded(key: bytes) -> str:
+def _decoded(key: bytes) -> str | None:
     try:
         return key.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:  # none of ours
-        return key.decode("utf-8", "replace")
+        return None
 
 
 def _literally(text: str) -> str:

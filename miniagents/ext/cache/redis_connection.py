@@ -140,6 +140,17 @@ class Line:
         """Closes the connection without waiting for anything."""
         self.connection._close()
 
+    def abandon(self) -> None:
+        """Closes the connection of an event loop that has ended, and does nothing any more."""
+        writer = self.connection._writer
+        if writer is not None:
+            with suppress(RuntimeError):
+                writer.transport.abort()
+            end = getattr(writer.transport, "_call_connection_lost", None)  # what the loop would have called
+            if end is not None:
+                end(None)
+            self.hang_up()
+
 
 def may_pass(error: BaseException) -> bool:
     """Whether a command that has failed may be answered a little later.

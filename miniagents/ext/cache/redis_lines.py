@@ -169,6 +169,11 @@ class Lines:
         idle, self._idle = self._idle, []
         await asyncio.gather(*(line.close(_FAREWELL) for line in idle))
 
+    def abandon(self) -> None:
+        """Lets the lines of an event loop go that has ended without `close`."""
+        for line in self._idle:
+            line.abandon()
+
     def _put_back(self, line: Line) -> None:
         if self.closed or len(self._idle) >= self.size:
             line.hang_up()

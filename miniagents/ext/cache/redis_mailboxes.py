@@ -23,7 +23,7 @@ __all__ = ["Mailboxes"]
 _HAND_KEPT = 3600.0
 """For how many seconds the server keeps a hand; a reader whose process has died leaves it behind."""
 _CLEAN_UP = 2.0
-"""For how many seconds a cancelled reader tries to give back what it has taken."""
+"""For how many seconds at most a cancelled reader tries to give back what it has taken."""
 
 
 class Mailboxes:
@@ -35,6 +35,7 @@ class Mailboxes:
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
+        self._clean_up = min(_CLEAN_UP, lines.server.timeout / 2)
         self._closed = False
         self._idle: list[_Reader] = []
         self._waiting: dict[_Reader, asyncio.Future[None]] = {}
@@ -75,11 +76,16 @@ class Mailboxes:
         if self._waiting:
             for reader in self._waiting:
                 reader.hang_up()
-            await asyncio.wait(list(self._waiting.values()), timeout=_CLEAN_UP)
+            await asyncio.wait(list(self._waiting.values()), timeout=self._clean_up)
         idle, self._idle = self._idle, []
         for reader in idle:
             reader.forget_hand()
-        await asyncio.gather(*self._nudges, *(reader.close(_CLEAN_UP) for reader in idle))
+        await asyncio.gather(*self._nudges, *(reader.close(self._clean_up) for reader in idle))
+
+    def abandon(self) -> None:
+        """Lets the connections of an event loop go that has ended without `close`."""
+        for reader in self._idle:
+            reader.abandon()
 
     async def _take(self, mailbox: bytes, wait: float) -> bytes | None:
         loop = asyncio.get_running_loop()
@@ -87,6 +93,9 @@ class Mailboxes:
         if self._lines.debts:  # what is waited for may be in the hand of somebody who could not give it back
             await self._lines.pay_debts()
         reader = await self._open_reader(deadline)
+        if self._closed and wait:
+            self._put_back(reader)
+            return None
         left = self._waiting[reader] = loop.create_future()
         nudge = loop.call_later(wait, self._nudge, reader) if wait else None
         try:
@@ -107,7 +116,11 @@ class Mailboxes:
             if await reader.is_ready():
                 return reader
         reader = _Reader(self._lines.server)
-        await self._lines.insist(reader.open, deadline)
+        try:
+            await self._lines.insist(reader.open, deadline)
+        except BaseException:
+            reader.hang_up()
+            raise
         return reader
 
     async def _moved(self, reader: "_Reader", mailbox: bytes, wait: float, deadline: float) -> bytes | None:
@@ -142,7 +155,7 @@ class Mailboxes:
 
     async def _give_back(self, debt: Debt) -> None:
         try:
-            await self._lines.run(lambda line: line.run(*debt), _CLEAN_UP)
+            await self._lines.run(lambda line: line.run(*debt), self._clean_up)
         except BaseException as error:
             self._lines.debts.append(debt)
             if not isinstance(error, CacheUnavailableError):

@@ -1,0 +1,394 @@
+"""`RedisCache` when connections are lost, the server dies or hangs, and readers are cancelled."""
+
+import asyncio
+import gc
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from miniagents.ext.cache import CacheUnavailableError, RedisCache
+from tests.support.redis_server import RedisServer, StartRedis
+from tests.support.tcp_proxy import TcpProxy
+
+Operation = Callable[[RedisCache], Awaitable[Any]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_open() -> Iterator[None]:
+    """Connections that were left open warn when they are collected, and warnings are errors."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """A server that stays alive."""
+    server = RedisServer().start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+async def proxy(server: RedisServer) -> AsyncIterator[TcpProxy]:
+    """What loses replies of an empty server."""
+    with server.client() as client:
+        client.flushall()
+    async with TcpProxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def cache(proxy: TcpProxy) -> AsyncIterator[RedisCache]:
+    async with RedisCache(port=proxy.port) as cache:
+        await cache.set_many({"set": 1, "gone": 1})
+        await cache.publish_to_mailbox("full", "first")
+        await cache.publish_to_mailbox("full", "second")
+        yield cache
+
+
+async def messages_in(cache: RedisCache, mailbox: str) -> list[Any]:
+    """What is in a mailbox; it is empty then."""
+    messages = []
+    while (message := await cache.get_message(mailbox, timeout=0)) is not None:
+        messages.append(message)
+    return messages
+
+
+# --- replies that are lost ---
+
+LOST: dict[str, tuple[bytes, Operation, Any]] = {
+    "get": (b"GET", lambda cache: cache.get("set"), 1),
+    "set": (b"SET", lambda cache: cache.set("new", 2), None),
+    "get_many": (b"MGET", lambda cache: cache.get_many(["set", "unset"]), {"set": 1}),
+    "set_many": (b"MSET", lambda cache: cache.set_many({"a": 1, "b": 2}), None),
+    "set_many with ttl": (b"SET", lambda cache: cache.set_many({"a": 1, "b": 2}, ttl=9), None),
+    "delete_many": (b"UNLINK", lambda cache: cache.delete_many(["gone"]), 0),  # they are, but not by the second time
+    "keys": (b"SCAN", lambda cache: cache.keys(), ["miniagents:gone", "miniagents:set"]),
+    "add": (b"EVALSHA", lambda cache: cache.add("new", 2), True),
+    "add in vain": (b"EVALSHA", lambda cache: cache.add("set", 2), False),
+    "increment": (b"EVALSHA", lambda cache: cache.increment("set", 5), 6),
+    "compare_and_set": (b"EVALSHA", lambda cache: cache.compare_and_set("set", 1, 2), True),
+    "update": (b"EVALSHA", lambda cache: cache.update("set", lambda value: value + 1), 2),
+    "publish": (b"EVALSHA", lambda cache: cache.publish_to_mailbox("new", "message"), None),
+    "peek": (b"LINDEX", lambda cache: cache.peek_mailbox("full"), "first"),
+    "length": (b"LLEN", lambda cache: cache.mailbox_length("full"), 2),
+    "look": (b"LMOVE", lambda cache: cache.get_message("full", timeout=0), "first"),
+    "wait": (b"BLMOVE", lambda cache: cache.get_message("full"), "first"),
+}
+LATER = {
+    "set": {"new": 2},
+    "set_many": {"a": 1, "b": 2},
+    "set_many with ttl": {"a": 1, "b": 2},
+    "add": {"new": 2},
+    "increment": {"set": 6},
+    "compare_and_set": {"set": 2},
+    "update": {"set": 2},
+}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("name", LOST)
+async def test_an_operation_whose_reply_is_lost_is_done_once(
+    cache: RedisCache, proxy: TcpProxy, name: str, times: int
+) -> None:
+    """The server has done it, the connection is cut: the result is the right one, and nothing is done twice."""
+    words, operation, expected = LOST[name]
+    values: dict[str, Any] = {"set": 1, "gone": 1}
+    proxy.lose_replies_to(words, times)
+    assert await operation(cache) == expected
+    assert proxy.lost == (1 if words.endswith(b"MOVE") else times)  # then it is asked what was moved
+    values |= LATER.get(name, {})
+    if name == "delete_many":
+        del values["gone"]
+    assert await cache.get_many(["set", "gone", "new", "a", "b"]) == values
+    assert await messages_in(cache, "full") == (["second"] if words.endswith(b"MOVE") else ["first", "second"])
+    assert await messages_in(cache, "new") == (["message"] if name == "publish" else [])
+
+
+async def test_a_message_arrives_though_the_answers_to_all_questions_for_it_are_lost(
+    cache: RedisCache, proxy: TcpProxy
+) -> None:
+    """What was moved is asked for until the answer comes, and delivered once."""
+    proxy.lose_replies_to(b"~miniagents/hand", times=4)  # `open`, `open` again, the wait and the question
+    assert await cache.get_message("full") == "first"
+    assert proxy.lost == 4
+    assert await messages_in(cache, "full") == ["second"]
+
+
+async def test_an_acknowledgement_that_is_lost_delivers_nothing_twice(cache: RedisCache, proxy: TcpProxy) -> None:
+    """A message that has arrived stays where it is, also if the server never learns that it has."""
+    proxy.lose_replies_to(b"LTRIM")
+    assert await cache.get_message("full") == "first"
+    assert await cache.get_message("full") == "second"
+    assert proxy.lost == 1
+    assert await cache.get_message("full", timeout=0.01) is None
+
+
+async def test_a_message_arrives_while_the_connection_is_lost(
+    cache: RedisCache, proxy: TcpProxy, server: RedisServer
+) -> None:
+    """A reader that waits, and whose connection is cut, goes on waiting and misses nothing."""
+    reading = asyncio.create_task(cache.get_message("box"))
+    await until_readers_wait(server, 1)
+    proxy.cut()
+    await cache.publish_to_mailbox("box", "message")
+    assert await reading == "message"
+
+
+async def until_readers_wait(server: RedisServer, number: int) -> None:
+    with server.client() as client:
+        while client.info("clients")["blocked_clients"] != number:
+            await asyncio.sleep(0.005)
+
+
+# --- readers that are cancelled ---
+
+
+@pytest.mark.parametrize("full", [True, False])
+async def test_a_reader_that_is_cancelled_at_any_moment_loses_nothing(
+    cache: RedisCache, server: RedisServer, full: bool
+) -> None:
+    """The message is here or in the mailbox, after however many turns of the event loop the reader was cancelled."""
+    got, sent = [], []
+    for turns in range(120):
+        if full:
+            await cache.publish_to_mailbox("box", turns)
+        reading = asyncio.create_task(cache.get_message("box"))
+        if not full:
+            publishing = asyncio.create_task(cache.publish_to_mailbox("box", turns))
+        sent.append(turns)
+        for _ in range(turns % 40):
+            await asyncio.sleep(0 if turns < 80 else 0.0001)
+        reading.cancel()
+        if not full:
+            await publishing
+        await asyncio.wait([reading])
+        got += [] if reading.cancelled() else [reading.result()]
+        got += await messages_in(cache, "box")
+        assert got == sent
+    assert (await cache.mailbox_length("box")) == 0
+
+
+async def test_readers_that_are_cancelled_again_while_they_give_back_lose_nothing(
+    cache: RedisCache, server: RedisServer
+) -> None:
+    """Whoever is impatient with a reader that is being cancelled does not keep it from giving back."""
+    for turns in range(40):
+        await cache.publish_to_mailbox("box", turns)
+        reading = asyncio.create_task(cache.get_message("box"))
+        for turn in range(turns + 20):
+            if turn >= turns:
+                reading.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([reading])
+        got = [] if reading.cancelled() else [reading.result()]
+        assert got + await messages_in(cache, "box") == [turns]
+
+
+async def test_a_time_out_that_races_a_message_loses_nothing(cache: RedisCache) -> None:
+    """A message that arrives when the time is over is returned, or stays."""
+    for number in range(60):
+        reading = asyncio.create_task(cache.get_message("box", timeout=0.004))
+        await asyncio.sleep(0.0025 + number % 30 / 10_000)
+        await cache.publish_to_mailbox("box", number)
+        message = await reading
+        assert [message or number, *await messages_in(cache, "box")] in ([number], [number, number])
+        assert await cache.mailbox_length("box") == 0
+
+
+async def test_what_a_cancelled_reader_cannot_give_back_now_it_gives_back_later(start_redis: StartRedis) -> None:
+    """The server hangs when the reader is cancelled: the message is back with the first operation that works."""
+    server = start_redis()
+    async with RedisCache(port=server.port, timeout=1) as cache:
+        reading = asyncio.create_task(cache.get_message("box"))
+        await until_readers_wait(server, 1)
+        async with RedisCache(port=server.port) as other:
+            await other.contains("it connects")
+            server.pause()
+            publishing = asyncio.create_task(other.publish_to_mailbox("box", "message"))
+            await asyncio.sleep(0.01)
+            reading.cancel()
+            await asyncio.wait([reading])
+            server.resume()
+            await publishing
+            assert reading.cancelled()
+            assert await cache.get_message("box", timeout=5) == "message"
+
+
+async def test_closing_reaches_readers_at_any_moment(proxy: TcpProxy) -> None:
+    """Wherever a reader is when the cache is closed, it does not wait any more; what it has got is not lost."""
+    for turns in range(60):
+        cache = RedisCache(port=proxy.port)
+        if turns % 3 == 0:
+            await cache.publish_to_mailbox("box", turns)
+        if turns % 2 == 0:  # there is a reader that was used before
+            await cache.publish_to_mailbox("other", turns)
+            await cache.get_message("other")
+        reading = asyncio.create_task(cache.get_message("box"))
+        for _ in range(turns // 2):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(cache.close(), 1)
+        got = await asyncio.wait_for(reading, 1)
+        left = await messages_in(cache, "box")
+        assert [*([] if got is None else [got]), *left] == ([turns] if turns % 3 == 0 else [])
+
+
+# --- a server that dies, and one that hangs ---
+
+
+async def waiting_for(cache: RedisCache, operations: dict[str, Operation]) -> dict[str, Any]:
+    """What operations at the same time end with, and how long they took."""
+    loop = asyncio.get_running_loop()
+
+    async def end(operation: Operation) -> tuple[Any, float]:
+        start = loop.time()
+        try:
+            return await operation(cache), loop.time() - start
+        except CacheUnavailableError as error:
+            return error, loop.time() - start
+
+    ends = await asyncio.gather(*map(end, operations.values()))
+    return dict(zip(operations, ends, strict=True))
+
+
+ALL: dict[str, Operation] = {
+    "get": lambda cache: cache.get("key"),
+    "set": lambda cache: cache.set("key", 1),
+    "get_many": lambda cache: cache.get_many(["key"]),
+    "keys": lambda cache: cache.keys(),
+    "clear": lambda cache: cache.clear(),
+    "add": lambda cache: cache.add("key", 1),
+    "increment": lambda cache: cache.increment("key"),
+    "publish": lambda cache: cache.publish_to_mailbox("box", 1),
+    "look": lambda cache: cache.get_message("box", timeout=0),
+    "wait": lambda cache: cache.get_message("box"),
+    "wait a little": lambda cache: cache.get_message("box", timeout=0.1),
+}
+
+
+@pytest.mark.parametrize("connected", [True, False])
+@pytest.mark.parametrize("fault", ["hangs", "dead"])
+async def test_every_operation_ends_in_time_without_the_server(
+    start_redis: StartRedis, fault: str, connected: bool
+) -> None:
+    """When the server hangs, or is gone, each operation ends soon after the time-out, with an error that names it."""
+    server = start_redis()
+    async with RedisCache(port=server.port, timeout=0.6, max_connections=4) as cache:
+        if connected:
+            await asyncio.gather(*(cache.set("key", 1) for _ in range(8)))
+            await cache.get_message("box", timeout=0.001)
+        server.pause() if fault == "hangs" else server.kill()
+        ends = await waiting_for(cache, ALL | {f"get {number}": ALL["get"] for number in range(20)})
+        for name, (error, took) in ends.items():
+            assert isinstance(error, CacheUnavailableError), name
+            assert f"localhost:{server.port}" in str(error)
+            assert took < 1.4, name  # a wait that the server does not end is noticed after half of the time-out
+        if fault == "hangs":
+            server.resume()
+        else:
+            server.start()
+        await cache.set("key", 1)
+        assert await cache.get("key") == 1
+
+
+async def test_a_server_that_is_none() -> None:
+    """Something that speaks another protocol is not waited for; something that says nothing at all is, in vain."""
+
+    async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    for behaviour, expected in ((shout, "refuses.*HTTP"), (be_silent, "within 0.3 s")):
+        async with await asyncio.start_server(behaviour, "localhost", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with RedisCache(port=port, timeout=0.3, password="secret") as cache:
+                with pytest.raises(CacheUnavailableError, match=f"localhost:{port} .*{expected}"):
+                    await asyncio.wait_for(cache.get("key"), 5)
+                with pytest.raises(CacheUnavailableError, match=f"localhost:{port} .*{expected}"):
+                    await asyncio.wait_for(cache.get_message("box"), 5)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_readers_go_on_after_a_restart(start_redis: StartRedis, durable: bool) -> None:
+    """Readers that wait for ever survive that the server is killed and comes back."""
+    server = start_redis(durable=durable)
+    async with RedisCache(port=server.port) as cache:
+        readers = [asyncio.create_task(cache.get_message("box")) for _ in range(20)]
+        await until_readers_wait(server, 20)
+        server.kill()
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(server.start)
+        for number in range(20):
+            await cache.publish_to_mailbox("box", number)
+        assert sorted(await asyncio.gather(*readers)) == list(range(20))
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_the_server_is_killed_in_the_middle_of_a_thousand_operations(
+    start_redis: StartRedis, durable: bool
+) -> None:
+    """No value is wrong, none is counted or sent twice, and each operation ends with a value or as unavailable."""
+    server = start_redis(durable=durable)
+    random.seed(6)
+    failed: list[CacheUnavailableError] = []
+    counted: list[int] = []
+    sent: set[int] = set()
+    maybe_sent: set[int] = set()
+    received: list[int] = []
+    wrong: list[Any] = []
+    done = 0
+    enough = asyncio.Event()
+
+    async def act(cache: RedisCache, number: int) -> None:
+        nonlocal done
+        kind = number % 5
+        try:
+            if kind == 0:
+                counted.append(await cache.increment("count"))
+            elif kind == 1:
+                await cache.set(f"key {number}", number)
+                found = await cache.get(f"key {number}", default=None)
+                if found != number and (durable or found is not None):
+                    wrong.append((number, found))
+            elif kind == 2:
+                maybe_sent.add(number)
+                await cache.publish_to_mailbox("box", number)
+                sent.add(number)
+            elif kind == 3:
+                message = await cache.get_message("box", timeout=0.5)
+                received.extend([] if message is None else [message])
+            else:
+                added = await cache.add(f"lock {number}", number)
+                if not added:
+                    wrong.append((number, "somebody else has it"))
+        except CacheUnavailableError as error:
+            failed.append(error)
+        done += 1
+        if done == 250:
+            enough.set()
+
+    async with RedisCache(port=server.port, timeout=8) as cache:
+        acting = [asyncio.create_task(act(cache, number)) for number in range(1000)]
+        await enough.wait()
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await asyncio.gather(*acting)
+        received += await messages_in(cache, "box")
+        total = await cache.get("count", default=0)
+        assert not wrong
+        assert not failed  # it was back in time
+        assert len(received) == len(set(received))
+        assert set(received) <= maybe_sent
+        if durable:
+            assert set(received) == sent
+            assert sorted(counted) == list(range(1, 201))
+            assert total == 200
+        else:
+            assert total <= 200
