@@ -7,6 +7,7 @@
 * `mermaid`: pictures
 """
 
+from miniagents.ext.graph.conditions import ConditionError
 from miniagents.ext.graph.errors import GraphDefinitionError, GraphError, GraphLimitError, UnknownNodeError
 from miniagents.ext.graph.events import (
     DecisionTaken,
@@ -24,6 +25,7 @@ from miniagents.ext.graph.run import GraphRun, NodeState, current_run
 
 __all__ = [
     "ConcurrencyLimit",
+    "ConditionError",
     "DecisionTaken",
     "Graph",
     "GraphDefinitionError",

@@ -543,6 +543,39 @@ class GraphRun:
                     pending.append(node_run)
         return withdrawn
 
+    # --- taking up a run: what happened in another process is set, not done ---
+
+    def restore_settled(
+        self,
+        node_run: NodeRun,
+        state: NodeState,
+        *,
+        messages: Iterable[Message] = (),
+        reason: str | None = None,
+        failed_node: NodeRun | None = None,
+    ) -> None:
+        """Says that a node has settled before.
+
+        Args:
+            node_run: The node, which is pending.
+            state: FINISHED, FAILED or SKIPPED.
+            messages: What it has replied.
+            reason: Why it was skipped.
+            failed_node: For whose failure.
+        """
+        node_run.state = state
+        node_run.reason = reason
+        node_run.failed_node = failed_node
+        self._unsettled -= 1
+        if state is NodeState.FINISHED:
+            node_run.last = visit = self.new_visit(node_run)
+            visit.restore(messages)
+
+    def recount(self) -> None:
+        """Counts anew what each pending node waits for, after nodes were restored."""
+        for node_run in self.nodes.values():
+            node_run.waiting = sum(dependency.state is not NodeState.FINISHED for dependency in node_run.after)
+
     # --- hooks: what vocabularies can have otherwise ---
 
     def new_node_run(self, node: "Node", creator: NodeRun | None = None) -> NodeRun:

@@ -5,7 +5,7 @@ and no task beside that of the agent. What has to be awaited (a condition, a pla
 a task for as long as that takes.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.graph.events import EventPromise, NodeRetried, NodeStarted
@@ -148,6 +148,12 @@ class Visit:
         if not self.over and self._allocation is not None:
             self.attempt -= 1  # it was no failure
             self._stop_call(self._admit)
+
+    def restore(self, messages: Iterable[Message]) -> None:
+        """Says what the agent has replied in another process."""
+        self.over = True
+        self.replies = MessageSequencePromise.on_messages(list(messages))
+        self._promises = list(self.replies._buffer)
 
     # --- one attempt ---
 

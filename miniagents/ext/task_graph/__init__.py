@@ -3,16 +3,20 @@
 * `agent`: `Agent`, which runs tasks; `tasks`: the tasks
 * `nodes`, `modules`, `flow`: of what an agent is made
 * `run`, `work`: how that runs on `miniagents.ext.graph`; `plans`: what a run does, as data
+* `snapshots`, `recording`: writing down where a run stands, and taking it up again
 * `errors`: what goes wrong
 """
 
+from miniagents.ext.graph.conditions import ConditionError
 from miniagents.ext.graph.errors import GraphDefinitionError, GraphError, GraphLimitError, UnknownNodeError
 from miniagents.ext.task_graph.agent import Agent
 from miniagents.ext.task_graph.errors import (
+    GraphChangedError,
     MissingInputError,
     MissingOutputError,
     ModuleError,
     NonRetryableException,
+    SnapshotError,
     TaskTransitionError,
 )
 from miniagents.ext.task_graph.flow import FlowControlConfig, FlowControlModule, FlowDecision
@@ -24,12 +28,14 @@ from miniagents.ext.task_graph.tasks import Task, TaskStatus
 __all__ = [
     "Agent",
     "AgentModule",
+    "ConditionError",
     "ExecutionPlan",
     "ExecutionState",
     "ExecutionStep",
     "FlowControlConfig",
     "FlowControlModule",
     "FlowDecision",
+    "GraphChangedError",
     "GraphDefinitionError",
     "GraphError",
     "GraphLimitError",
@@ -43,6 +49,7 @@ __all__ = [
     "NodeConfig",
     "NonRetryableException",
     "SnapshotControl",
+    "SnapshotError",
     "Task",
     "TaskStatus",
     "TaskTransitionError",

@@ -1,8 +1,10 @@
 """`Agent`: a task graph that runs tasks."""
 
 import asyncio
+import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from miniagents.agents import MiniAgent
 from miniagents.ext.cache import Cache, MemoryCache
@@ -14,8 +16,11 @@ from miniagents.ext.task_graph.run import RunState, TaskGraph
 from miniagents.ext.task_graph.tasks import Task
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
-from miniagents.sequences import until_complete
+from miniagents.sequences import MessageType, until_complete
 from promising.unconsumed import Failure
+
+if TYPE_CHECKING:
+    from miniagents.ext.checkpoints import CheckpointStore
 
 __all__ = ["Agent"]
 
@@ -39,6 +44,9 @@ class Agent(MiniAgent):
         max_total_iterations: How many visits of nodes a run may begin in all; then it ends as failed.
         auto_snapshot: Whether nodes whose `snapshot` says so are written down; see `run_from_snapshot`.
         snapshot_dir: Where; what ASIMOV_SNAPSHOT or MINIAGENTS_SNAPSHOT says otherwise, or else a folder of the user's.
+        snapshot_store: Where, if that is no folder of files: any store of `miniagents.ext.checkpoints`.
+        snapshot_exclude: Keys of the cache that are not written down: secrets, and what is too large.
+        snapshots_kept: How many of the newest snapshots of a task are kept at least.
         output_mailbox: The mailbox that gets `{"status", "result", "failed_chains"}` when a task has ended.
         error_mailbox: The mailbox that gets `{"status": "error", "node", "error"}` for each node that has failed.
         name: What the agent is called.
@@ -55,7 +63,8 @@ class Agent(MiniAgent):
 
     __slots__ = (
         "_at_work", "_graph", "_last", "_nodes", "auto_snapshot", "cache", "error_mailbox", "max_concurrent_tasks",
-        "max_total_iterations", "output_mailbox", "snapshot_dir",
+        "max_total_iterations", "output_mailbox", "snapshot_dir", "snapshot_exclude", "snapshot_store",
+        "snapshots_kept",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +74,10 @@ class Agent(MiniAgent):
         max_total_iterations: int = 100,
         *,
         auto_snapshot: bool = False,
-        snapshot_dir: Any = None,
+        snapshot_dir: str | os.PathLike[str] | None = None,
+        snapshot_store: "CheckpointStore | None" = None,
+        snapshot_exclude: Iterable[str] = (),
+        snapshots_kept: int = 10,
         output_mailbox: str = "agent_output",
         error_mailbox: str = "agent_error",
         name: str = "TASK_GRAPH",
@@ -77,6 +89,9 @@ class Agent(MiniAgent):
         self.max_total_iterations = max_total_iterations
         self.auto_snapshot = auto_snapshot
         self.snapshot_dir = snapshot_dir
+        self.snapshot_store = snapshot_store
+        self.snapshot_exclude = tuple(snapshot_exclude)
+        self.snapshots_kept = snapshots_kept
         self.output_mailbox = output_mailbox
         self.error_mailbox = error_mailbox
         self._nodes: dict[str, Node] = {}
@@ -188,7 +203,33 @@ class Agent(MiniAgent):
             GraphDefinitionError: A node depends on one that there is not, or there is a ring.
             TaskTransitionError: The task is not WAITING.
         """
-        replies = self.inquire(Message(task.objective), task=task, timeout=timeout, progress=False)
+        await self._run_to_end(Message(task.objective), task=task, timeout=timeout)
+        return task
+
+    async def run_from_snapshot(
+        self, snapshot_dir: str | os.PathLike[str] | UUID, timeout: float | None = None
+    ) -> Task:
+        """Goes on with a task where a snapshot says that it stood: what had finished is not run again.
+
+        Args:
+            snapshot_dir: The folder of a snapshot, or that of the task for its newest one; or, with a `snapshot_store`,
+                the id of the task.
+            timeout: See `run_task`.
+
+        Returns:
+            The task.
+
+        Raises:
+            SnapshotError: There is no such snapshot.
+            GraphChangedError: The graph is another one by now; it says how it differs.
+            RunClaimedError: Another process is at work at the task.
+        """
+        found: list[Task] = []
+        await self._run_to_end(None, snapshot=snapshot_dir, found=found, timeout=timeout)
+        return found[0]
+
+    async def _run_to_end(self, messages: MessageType, **arguments: Any) -> None:
+        replies = self.inquire(messages, progress=False, **arguments)
         try:
             await until_complete(replies)
         except asyncio.CancelledError:
@@ -197,7 +238,6 @@ class Agent(MiniAgent):
         end = replies._buffer.end
         if isinstance(end, Failure):
             end.throw()
-        return task
 
     async def _work(
         self,
@@ -206,13 +246,29 @@ class Agent(MiniAgent):
         task: Task | None = None,
         timeout: float | None = None,
         progress: bool = True,
+        snapshot: "str | os.PathLike[str] | UUID | None" = None,
+        found: list[Task] | None = None,
     ) -> None:
+        self._checked_graph()
+        if snapshot is not None:
+            from miniagents.ext.task_graph.recording import taken_up
+
+            async with taken_up(self, snapshot) as state:
+                if found is not None:
+                    found.append(state.task)
+                await self._run(ctx, state, timeout, progress)
+            return
         if task is None:
             objective = "\n\n".join(map(str, await ctx.message_promises))
             task = Task(type="inquiry", objective=objective)
-        self._checked_graph()
         task.set_executing()
-        await self._run(ctx, RunState(task), timeout, progress)
+        if not self.auto_snapshot:
+            await self._run(ctx, RunState(task), timeout, progress)
+            return
+        from miniagents.ext.task_graph.recording import recorded
+
+        async with recorded(self, task) as state:
+            await self._run(ctx, state, timeout, progress)
 
     async def _run(self, ctx: InteractionContext, state: RunState, timeout: float | None, progress: bool) -> None:
         self._last = state

@@ -2,7 +2,15 @@
 
 from miniagents.ext.graph.errors import GraphError
 
-__all__ = ["MissingInputError", "MissingOutputError", "ModuleError", "NonRetryableException", "TaskTransitionError"]
+__all__ = [
+    "GraphChangedError",
+    "MissingInputError",
+    "MissingOutputError",
+    "ModuleError",
+    "NonRetryableException",
+    "SnapshotError",
+    "TaskTransitionError",
+]
 
 
 class NonRetryableException(Exception):
@@ -19,6 +27,14 @@ class MissingInputError(GraphError, NonRetryableException):
 
 class MissingOutputError(GraphError):
     """A node has not delivered one of its declared outputs, neither as a key of the cache nor of its result."""
+
+
+class SnapshotError(GraphError, NonRetryableException):
+    """A snapshot cannot be written or read; the message says which part of it, and why."""
+
+
+class GraphChangedError(GraphError):
+    """A run cannot be taken up, because its graph is another one by now; the message says how it differs."""
 
 
 class TaskTransitionError(GraphError, ValueError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.graph.errors import GraphError
 from miniagents.ext.graph.graph import Graph
+from miniagents.ext.graph.graph import Node as GraphNode
 from miniagents.ext.graph.policy import NodePolicy
 from miniagents.ext.graph.run import GraphRun, Jump, NodeRun, NodeState
 from miniagents.ext.graph.visit import Visit
@@ -47,6 +48,9 @@ class RunRecorder:
     def before_release(self, visit: Visit, jump: Jump | None) -> Awaitable[object] | None:
         """Writes down that a node has finished; it counts as finished when that is done."""
         return None
+
+    def released(self, name: str) -> None:
+        """Is told that the end of a node has been carried out, with all that follows from it."""
 
 
 class RunState:
@@ -188,6 +192,15 @@ class TaskRun(GraphRun):
         self.add_node(node.name, self.graph.agent_of(node), after=node.after, policy=policy_of(node))
         self.task_nodes[node.name] = node
 
+    def restore_new_nodes(self, creator: str, nodes: Iterable[Node]) -> None:
+        """Adds the nodes that a node had added in another process."""
+        added = []
+        for node in nodes:
+            self.task_nodes[node.name] = node
+            added.append(GraphNode.of(node.name, self.graph.agent_of(node), node.after, policy_of(node)))
+        self._add_new_nodes(self.nodes[creator], added)
+        self._queue.clear()  # what can start is found when everything has been restored
+
     # --- hooks of the engine ---
 
     def _begin(self) -> None:
@@ -221,8 +234,8 @@ class TaskRun(GraphRun):
 
     def visit_finished(self, visit: Visit, jump: Jump | None) -> None:
         """See `GraphRun.visit_finished`."""
-        self._note_result(visit)
         super().visit_finished(visit, jump)
+        self.state.recorder.released(visit.node_run.node.name)
 
     def visit_failed(self, visit: Visit, error: BaseException) -> None:
         """See `GraphRun.visit_failed`. Where the node says so the run is repeated from an earlier one instead."""
