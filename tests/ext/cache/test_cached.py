@@ -16,7 +16,7 @@ from miniagents.testing import quiescence, run_with_virtual_clock
 from miniagents.usage import NO_USAGE, Usage, charge
 from miniagents.utils import achain_loop
 from promising.sentinels import AWAIT, DEFAULT, END
-from tests.ext.cache.cached_helpers import RUN_1, Work, number_of, pieces_of
+from tests.ext.cache.cached_helpers import RUN_1, Work, first_token_of, number_of, pieces_of
 from tests.promising.helpers import error_of
 
 
@@ -236,10 +236,11 @@ async def test_what_cannot_be_represented_is_told(caplog: pytest.LogCaptureFixtu
     assert "TROUBLED cannot be recorded" in caplog.text
 
 
-async def test_error_that_nobody_reads_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("trouble", ["raises", "raises in a message", "raises in a nested reply"])
+async def test_error_that_nobody_reads_is_logged(caplog: pytest.LogCaptureFixture, trouble: str) -> None:
     """Recording a reply does not count as reading it, so an error that nobody has read is reported once."""
     async with MiniAgents():
-        cached(troubled, ignore=["runs"]).inquire(trouble="raises", runs=[])
+        cached(troubled, ignore=["runs"]).inquire(trouble=trouble, runs=[])
     assert caplog.text.count("nobody awaited or read") == 1
 
 
@@ -288,10 +289,11 @@ async def test_errors_can_arrive_as_messages() -> None:
             assert isinstance(message, ErrorMessage)
     async with MiniAgents(errors_as_messages=True):
         assert isinstance((await agent.inquire("Hi"))[-1], ErrorMessage)
-    assert work.runs == 3
+        with pytest.raises(ValueError, match="no"):
+            await agent.inquire("Hi", errors_as_messages=False)
     work.error = None
     async with MiniAgents():
-        assert await number_of(agent.inquire("Hi")) == 4
+        assert await number_of(agent.inquire("Hi")) == 5
 
 
 async def test_error_has_the_notes_of_one_call() -> None:
@@ -362,7 +364,10 @@ async def test_lazy_context() -> None:
         assert work.runs == 0
         assert await pieces_of(replies) == RUN_1
         assert await pieces_of(agent.inquire("Hi")) == RUN_1
-    assert work.runs == 1
+        assert await first_token_of(agent.inquire("Ho")) == "run 2 "  # who reads no further than that
+        await quiescence()
+        assert await pieces_of(agent.inquire("Ho")) == [["run 2 ", "is ", "done"]]
+    assert work.runs == 2
 
 
 @pytest.mark.parametrize(
@@ -430,22 +435,23 @@ async def test_run_is_limited_by_the_budgets_of_who_starts_it() -> None:
 
 
 class Unreliable(MemoryCache):
-    """A cache that is sometimes away."""
+    """A cache that is sometimes away, which takes a while to find out."""
 
     is_away = True
     attempts = 0
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         self.attempts += 1
         if self.is_away:
+            await asyncio.sleep(1)
             raise CacheUnavailableError("nothing at 127.0.0.1:1")
 
     async def get(self, key: str, default: Any = None, raw: bool = False) -> Any:
-        self._look()
+        await self._look()
         return await super().get(key, default, raw)
 
     async def set(self, key: str, value: Any, raw: bool = False, ttl: float | None = None) -> None:
-        self._look()
+        await self._look()
         await super().set(key, value, raw, ttl)
 
 
@@ -467,14 +473,14 @@ def test_agent_works_without_its_cache(caplog: pytest.LogCaptureFixture) -> None
             assert cache.attempts == 1
             assert await asyncio.gather(*[number() for _ in range(3)]) == [6, 6, 6]  # one run is shared all the same
             await asyncio.sleep(11)
-            assert await asyncio.gather(*[number() for _ in range(3)]) == [7, 7, 7]
+            assert await asyncio.gather(*[number() for _ in range(3)]) == [8, 7, 7]  # one of them has looked
             assert cache.attempts == 2
             cache.is_away = False
-            assert await number() == 8
+            assert await number() == 9
             await asyncio.sleep(11)
-            assert await number() == await number() == await number() == 9
+            assert await number() == await number() == await number() == 10
             cache.is_away = True
-            assert await number() == 10
+            assert await number() == 11
 
     run_with_virtual_clock(test())
     assert caplog.text.count("without their cache") == 2

@@ -12,6 +12,7 @@ import pytest
 
 from miniagents import MiniAgents
 from miniagents.ext.cache import RedisCache, cached
+from miniagents.ext.cache.lease import Lease
 from miniagents.testing import assert_no_leftovers
 from tests.ext.cache.cached_helpers import RUN_1, Work, first_token_of, pieces_of
 from tests.promising.helpers import error_of
@@ -103,26 +104,53 @@ async def test_waiters_take_over_when_a_run_fails(redis_cache: RedisCache, start
 
 @pytest.fixture
 async def caches(redis_url: str, redis_prefix: str) -> AsyncIterator[list[RedisCache]]:
-    first, second = [RedisCache.from_url(redis_url, default_prefix=redis_prefix) for _ in range(2)]
-    async with first, second:
-        await asyncio.gather(first.contains("they connect"), second.contains("they connect"))
-        yield [first, second]
+    caches = [RedisCache.from_url(redis_url, default_prefix=redis_prefix) for _ in range(3)]
+    for cache in caches:
+        await cache.contains("it connects")
+    yield caches
+    for cache in caches:
+        await cache.close()
 
 
-async def until_waiting(cache: RedisCache) -> None:
-    """Waits until a call of another process waits for the run that is under way."""
+async def until_waiting(cache: RedisCache, count: int = 1) -> None:
+    """Waits until calls of other processes wait for the run that is under way."""
     while not (leases := [key for key in await cache.keys() if key.endswith("/lease")]):
         await asyncio.sleep(0.005)
     mailbox = leases[0].removeprefix(f"{cache.default_prefix}:").removesuffix("lease") + "waiters"
-    while not await cache.mailbox_length(mailbox):
+    while await cache.mailbox_length(mailbox) < count:
         await asyncio.sleep(0.005)
+
+
+async def test_calls_of_one_process_share_a_run_live(redis_cache: RedisCache) -> None:
+    """In one process nobody waits for the record, whatever time the server takes."""
+    work = Work()
+    agent = cached(work.agent, cache=redis_cache)
+    async with MiniAgents():
+        calls = [agent.inquire("Hi") for _ in range(20)]
+        for call in calls:
+            assert await first_token_of(call) == "run 1 "
+        work.gate.set()
+        for call in calls:
+            assert await pieces_of(call) == RUN_1
+
+
+async def test_lease_is_not_needed_for_what_has_been_done(redis_cache: RedisCache) -> None:
+    """Work that was done between the last look and the lease is not done again."""
+    lease = Lease(redis_cache, "work", 600)
+
+    async def look() -> str:
+        return "done"
+
+    assert await lease.acquire(look) == "done"
+    await lease.release()
+    assert await redis_cache.keys() == []
 
 
 @pytest.mark.parametrize("ending", ["well", "with an error", "cancelled"])
 async def test_waiter_is_told_at_once(caches: list[RedisCache], ending: str) -> None:
     """Whoever waits is woken when the run has ended, whatever its end, long before the lease would run out."""
     work = Work()
-    agents = [cached(work.agent, cache=cache, lease=600) for cache in caches]
+    agents = [cached(work.agent, cache=cache, lease=600) for cache in caches[:2]]
     async with assert_no_leftovers(), MiniAgents():
         leader = agents[0].inquire("Hi")
         assert await first_token_of(leader) == "run 1 "
@@ -144,10 +172,27 @@ async def test_waiter_is_told_at_once(caches: list[RedisCache], ending: str) -> 
         assert len(await caches[0].keys()) == 1  # no lease is left
 
 
+async def test_waiter_is_told_again(caches: list[RedisCache]) -> None:
+    """Who was told, and then saw another one take over, is told when that one has ended."""
+    work = Work(ValueError("no"))
+    async with assert_no_leftovers(), MiniAgents():
+        calls = [cached(work.agent, cache=cache, lease=600).inquire("Hi") for cache in caches]
+        await until_waiting(caches[0], count=2)
+        readers = [asyncio.ensure_future(pieces_of(call)) for call in calls]
+        work.gate.set()
+        await asyncio.wait(readers, return_when="FIRST_COMPLETED")
+        work.gate.clear()
+        work.error = None
+        await until_waiting(caches[0])
+        work.gate.set()
+        answers = await asyncio.gather(*readers, return_exceptions=True)
+        assert answers.count([["run 2 ", "is ", "done"]]) == 2
+
+
 async def test_waiter_that_is_cancelled(caches: list[RedisCache]) -> None:
     """A call that waits for another process can be cancelled, and leaves the run alone."""
     work = Work()
-    agents = [cached(work.agent, cache=cache) for cache in caches]
+    agents = [cached(work.agent, cache=cache) for cache in caches[:2]]
     async with assert_no_leftovers(), MiniAgents():
         leader = agents[0].inquire("Hi")
         await first_token_of(leader)
@@ -164,7 +209,7 @@ async def test_waiter_that_is_cancelled(caches: list[RedisCache]) -> None:
 async def test_no_lease_is_left_behind(caches: list[RedisCache]) -> None:
     """Whenever a call is cancelled, the next one in another process can work at once."""
     work = Work(at_once=True)
-    first, second = [cached(work.agent, cache=cache, lease=600) for cache in caches]
+    first, second = [cached(work.agent, cache=cache, lease=600) for cache in caches[:2]]
     for step in range(60):
         async with assert_no_leftovers(), MiniAgents():
             cancelled = first.inquire(str(step))
@@ -177,7 +222,7 @@ async def test_no_lease_is_left_behind(caches: list[RedisCache]) -> None:
 async def test_lease_lasts_as_long_as_the_run(caches: list[RedisCache]) -> None:
     """A run that takes much longer than its lease is not done twice."""
     work = Work()
-    agents = [cached(work.agent, cache=cache, lease=0.15) for cache in caches]
+    agents = [cached(work.agent, cache=cache, lease=0.15) for cache in caches[:2]]
     async with MiniAgents():
         calls = [agent.inquire("Hi") for agent in agents]
         await asyncio.sleep(0.8)
@@ -193,7 +238,7 @@ async def test_contexts_of_one_process_and_another_process(caches: list[RedisCac
         async with MiniAgents():
             return await pieces_of(cached(work.agent, cache=cache).inquire("Hi"))
 
-    calls = [asyncio.ensure_future(call(cache)) for cache in caches * 3]
+    calls = [asyncio.ensure_future(call(cache)) for cache in caches[:2] * 3]
     await until_waiting(caches[0])
     work.gate.set()
     assert [await one for one in calls] == [RUN_1] * 6
@@ -202,7 +247,7 @@ async def test_contexts_of_one_process_and_another_process(caches: list[RedisCac
 async def test_cache_that_is_closed_while_a_call_waits(caches: list[RedisCache]) -> None:
     """The call does not go on waiting for what it will not be told: it does the work."""
     work = Work()
-    agents = [cached(work.agent, cache=cache, lease=600) for cache in caches]
+    agents = [cached(work.agent, cache=cache, lease=600) for cache in caches[:2]]
     async with MiniAgents():
         leader, waiter = agents[0].inquire("Hi"), None
         await first_token_of(leader)

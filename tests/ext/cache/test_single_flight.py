@@ -39,6 +39,25 @@ async def test_a_hundred_equal_calls_share_one_run() -> None:
         assert work.runs == 2
 
 
+async def test_followers_do_not_ask_the_cache() -> None:
+    """Who joins a run looks nothing up, neither a hundred times at once nor once each."""
+
+    class Counting(MemoryCache):
+        asked = 0
+
+        async def get(self, key: str, default: Any = None, raw: bool = False) -> Any:
+            self.asked += 1
+            return await super().get(key, default, raw)
+
+    work, cache = Work(), Counting()
+    agent = cached(work.agent, cache=cache)
+    async with MiniAgents():
+        for _ in range(10):
+            assert await first_token_of(agent.inquire("Hi")) == "run 1 "
+        assert cache.asked == 1
+        work.gate.set()
+
+
 async def test_agents_with_the_same_cache_share_runs() -> None:
     """What counts is the key in the cache, not which object was called."""
     work, cache = Work(), MemoryCache()
@@ -91,7 +110,7 @@ async def test_run_is_cancelled_with_the_last_of_its_calls(moment: str) -> None:
 
 @pytest.mark.parametrize("ended", ["cancelled", "context closed"])
 async def test_clean_up_of_a_run_is_waited_for(ended: str) -> None:
-    """The context does not end before a run that was cancelled has cleaned up."""
+    """A context does not end before a run that was cancelled has cleaned up, not even one inside of the run's own."""
     log: list[str] = []
 
     @miniagent
@@ -111,7 +130,7 @@ async def test_clean_up_of_a_run_is_waited_for(ended: str) -> None:
             else:
                 raise KeyError("early")
 
-    async with assert_no_leftovers():
+    async with assert_no_leftovers(), MiniAgents():
         outcome = await asyncio.gather(leave_early(), return_exceptions=True)
         assert log == ["clean"]
         assert isinstance(outcome[0], KeyError) is (ended == "context closed")
@@ -211,6 +230,30 @@ async def test_agent_that_works_on_after_its_reply() -> None:
         assert again.cancel()
         await quiescence()
         assert log == ["cancelled"]
+
+
+async def test_failed_run_is_not_joined() -> None:
+    """Once it is clear that a reply has failed, an equal call starts anew, also while the agent still works."""
+    gate, errors = asyncio.Event(), [ValueError("one"), ValueError("two")]
+
+    @miniagent
+    async def half_broken(ctx: InteractionContext) -> None:
+        error = errors.pop(0)
+
+        async def broken(_: Any) -> AsyncIterator[str]:
+            yield "to"
+            raise error
+
+        ctx.reply(Message.promise(broken))
+        ctx.finish_early()
+        await gate.wait()
+
+    agent = cached(half_broken)
+    async with assert_no_leftovers(), MiniAgents():
+        for expected in ("one", "two"):
+            assert str(await error_of(agent.inquire("Hi"))) == expected
+            await quiescence()
+        gate.set()
 
 
 async def test_agent_that_asks_itself_the_same() -> None:
