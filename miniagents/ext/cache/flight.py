@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from miniagents.ext.cache.errors import CacheUnavailableError
@@ -16,10 +16,12 @@ from miniagents.sequences import MessageSequencePromise, asks_to_end
 from miniagents.usage import remember_payers
 from promising.context import PromisingContext
 from promising.errors import CircularWaitError
-from promising.run import Owner, current_owner
+from promising.run import current_owner
 from promising.sentinels import END, NO_VALUE
 
 __all__ = ["Flight"]
+
+_at_work_for: "ContextVar[Flight | None]" = ContextVar("miniagents.cache.flight", default=None)
 
 
 class Flight:
@@ -50,6 +52,7 @@ class Flight:
         self._lease_seconds = lease_seconds
         self._inquire = inquire
         self._calls = 0
+        self._awaited: list[Flight] = []  # those that calls out of this run have joined
         self._scope = PromisingContext.outermost()
         self._place = (asyncio.get_running_loop(), records.cache._whole_key(key, raw=False))
         self._replies = self._started()
@@ -85,15 +88,20 @@ class Flight:
             ctx: The call.
 
         Raises:
-            CircularWaitError: The call comes out of this very run, and would wait for itself.
+            CircularWaitError: The call comes out of this very run, or out of one that it waits for.
         """
-        self._refuse_own_call(ctx)
+        origin = _at_work_for.get()
+        if origin is not None:
+            self._refuse_ring(origin)
+            origin._awaited.append(self)
         self._calls += 1
         try:
             ctx.reply(MessageSequencePromise(self._messages, start_soon=True))
             ctx.finish_early()
             await self._until_over()
         finally:
+            if origin is not None:
+                origin._awaited.remove(self)
             self._calls -= 1
             if not self._calls:
                 self._replies.cancel()
@@ -112,15 +120,15 @@ class Flight:
         if self._run is not None:
             await self._run._wait_until_over()
 
-    def _refuse_own_call(self, ctx: InteractionContext) -> None:
-        owner: Owner | None = ctx
-        while owner is not None:
-            if owner is self._run:
+    def _refuse_ring(self, origin: "Flight") -> None:
+        pending = [self]
+        for flight in pending:
+            if flight is origin:
                 raise CircularWaitError(
-                    f"while {self._alias} answers a call it makes an equal one, for whose reply it would wait for "
+                    f"while {self._alias} answers a call, an equal one is made for that, so that both would wait for "
                     "ever; call it with other messages or arguments, or call the agent that is not cached"
                 )
-            owner = owner._successor()
+            pending.extend(further for further in flight._awaited if further not in pending)
 
     def _started(self) -> MessageSequencePromise:
         def stream(_: Any) -> AsyncIterator[Any]:
@@ -130,6 +138,7 @@ class Flight:
         context = copy_context()
         remember_payers(context)
         context.run(current_owner.set, self._scope)
+        context.run(_at_work_for.set, self)
         replies = context.run(lambda: MessageSequencePromise(stream, start_soon=True))
         if replies._context is not None:  # there is no context that could start it
             replies._start_now()

@@ -89,6 +89,31 @@ async def test_miss_streams_live() -> None:
         assert await number_of(replies) == 1
 
 
+async def test_metadata_is_known_as_early_as_without_a_cache() -> None:
+    """What is known of a message while it streams can be read from a miss, too."""
+    gate = asyncio.Event()
+
+    @miniagent
+    async def model(ctx: InteractionContext) -> None:
+        async def tokens(promise: Any) -> AsyncIterator[str]:
+            yield "a"
+            promise.add_metadata(model="large")
+            await gate.wait()
+            promise.add_metadata(finish_reason="stop")
+
+        ctx.reply(Verdict.promise(tokens, score=1))
+
+    async with MiniAgents():
+        replies = cached(model).inquire("Hi")
+        async for promise in replies:
+            assert (promise.message_class, promise.metadata["score"]) == (Verdict, 1)
+            await quiescence()
+            assert promise.metadata["model"] == "large"
+            gate.set()
+            await promise
+            assert (promise.metadata["model"], promise.metadata["finish_reason"]) == ("large", "stop")
+
+
 async def test_reply_has_been_recorded_when_it_has_ended() -> None:
     """Who has read a reply to its end finds it in the cache, also outside of any context."""
     work, cache = Work(at_once=True), MemoryCache()

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 from weakref import ref
 
@@ -256,17 +257,32 @@ async def test_failed_run_is_not_joined() -> None:
         gate.set()
 
 
-async def test_agent_that_asks_itself_the_same() -> None:
-    """A run that waits for itself is an error and does not hang."""
+@pytest.mark.parametrize("way", ["awaits", "forwards", "ignores"])
+@pytest.mark.parametrize("length", [1, 2, 5])
+async def test_agents_that_ask_each_other_the_same(length: int, way: str) -> None:
+    """A ring of runs that wait for each other is an error and does not hang."""
     agents: list[MiniAgent] = []
 
-    @miniagent
-    async def narcissus(ctx: InteractionContext) -> None:
-        ctx.reply(await agents[0].inquire(ctx.message_promises))
+    async def ask_next(ctx: InteractionContext, number: int) -> None:
+        replies = agents[(number + 1) % length].inquire(ctx.message_promises)
+        if way == "awaits":
+            await replies
+        elif way == "forwards":
+            ctx.reply(replies)
+        else:
+            with suppress(CircularWaitError):
+                await replies
+            ctx.reply("all the same")
 
-    agents.append(cached(narcissus))
-    async with MiniAgents():
-        assert isinstance(await error_of(agents[0].inquire("Hi")), CircularWaitError)
+    for number in range(length):
+        agents.append(cached(miniagent(ask_next, alias=f"AGENT{number}", number=number)))
+    async with assert_no_leftovers(), MiniAgents():
+        for _ in range(2):
+            replies = agents[0].inquire("Hi")
+            if way == "ignores":
+                assert await replies == (Message("all the same"),)
+            else:
+                assert isinstance(await error_of(replies), CircularWaitError)
 
 
 # --- several contexts, loops ---
