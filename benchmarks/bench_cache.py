@@ -34,6 +34,7 @@ def _get_and_set(port: int) -> Row:
                 await cache.get(f"key{number % 10}")
 
     async def by_hand() -> None:
+        client: Any
         async with redis.asyncio.Redis(port=port) as client:
             for number in range(_OPERATIONS):
                 await client.set(f"hand:key{number % 10}", json.dumps(_VALUE))
@@ -60,6 +61,7 @@ def _bulk(port: int) -> Row:
                 await cache.get_many(values)
 
     async def by_hand() -> None:
+        client: Any
         async with redis.asyncio.Redis(port=port) as client:
             for _ in range(_OPERATIONS // _BULK):
                 async with client.pipeline(transaction=False) as pipeline:
@@ -90,6 +92,7 @@ def _mailbox(port: int) -> Row:
                 await reader
 
     async def by_hand() -> None:
+        client: Any
         async with redis.asyncio.Redis(port=port) as client:
 
             async def read() -> Any:

@@ -11,6 +11,8 @@ import typer
 
 from miniagents.agents import MiniAgent
 from miniagents.context import MiniAgents
+from miniagents.ext.cli_graph import graph_app
+from miniagents.ext.cli_workflow import workflow_app
 
 __all__ = ["app", "main"]
 
@@ -22,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(graph_app, name="graph")
+app.add_typer(workflow_app, name="workflow")
 
 _PROVIDERS = "openai:NAME, anthropic:NAME, bedrock:NAME, vertex:NAME or offline"
 

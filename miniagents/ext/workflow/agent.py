@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from miniagents.ext.workflow.context import Context
     from miniagents.message import Message
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "answer_entry"]
 
 _agents: "WeakValueDictionary[str, Agent]" = WeakValueDictionary()
 """The workflows of this process by their names, to find one that a recorded run has gone on with."""
@@ -565,7 +565,7 @@ class Agent(MiniAgent):
             assert self._run is not None
             self._run.people.tell(question_id, text)
         else:
-            await self.store.tell(run_id or self.run_id or "", _answer(question_id, text))
+            await self.store.tell(run_id or self.run_id or "", answer_entry(question_id, text))
 
     # --- what can be looked at ---
 
@@ -638,7 +638,8 @@ def _with(thing: Any, max_retries: int | None = None, **changes: Any) -> Any:
     return replace(thing, **changes) if max_retries is None else replace(thing, max_retries=max_retries, **changes)
 
 
-def _answer(question_id: str, text: str) -> NewEntry:
+def answer_entry(question_id: str, text: str) -> NewEntry:
+    """Makes the entry of a journal that answers a question."""
     return NewEntry("answer", visit=1, attempt=uuid4().int >> 66, data={"id": question_id, "text": text})
 
 
