@@ -121,7 +121,7 @@ class Flight:
             await self._run._wait_until_over()
 
     def _refuse_ring(self, origin: "Flight") -> None:
-        pending = [self]
+        pending: list[Flight] = [self]
         for flight in pending:
             if flight is origin:
                 raise CircularWaitError(

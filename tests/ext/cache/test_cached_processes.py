@@ -13,7 +13,8 @@ import pytest
 from miniagents import MiniAgents
 from miniagents.ext.cache import RedisCache, cached
 from miniagents.ext.cache.lease import Lease
-from miniagents.testing import assert_no_leftovers
+from miniagents.ext.cache.redis_address import read_url
+from miniagents.testing import assert_no_leftovers, quiescence
 from tests.ext.cache.cached_helpers import RUN_1, Work, first_token_of, pieces_of
 from tests.promising.helpers import error_of
 from tests.support.redis_server import RedisServer
@@ -217,6 +218,32 @@ async def test_no_lease_is_left_behind(caches: list[RedisCache]) -> None:
             cancelled.cancel()
             assert await second.inquire(str(step))
     assert not [key for key in await caches[0].keys() if key.endswith("/lease")]
+
+
+class Pausing(RedisCache):
+    """A cache that deletes when it is told to."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        super().__init__(default_prefix=prefix, **read_url(url))
+        self.is_asked, self.may_delete = asyncio.Event(), asyncio.Event()
+
+    async def delete(self, key: str, raw: bool = False) -> bool:
+        self.is_asked.set()
+        await self.may_delete.wait()
+        return await super().delete(key, raw)
+
+
+async def test_lease_is_given_back_by_a_run_that_is_cancelled_then(redis_url: str, redis_prefix: str) -> None:
+    """Cancelling a run that is about to give its lease back does not keep it from that."""
+    work = Work(at_once=True)
+    async with Pausing(redis_url, redis_prefix) as cache:
+        async with MiniAgents():
+            replies = cached(work.agent, cache=cache, lease=600).inquire("Hi")
+            await cache.is_asked.wait()
+            assert replies.cancel()
+            await quiescence()
+            cache.may_delete.set()
+        assert len(await cache.keys()) == 1
 
 
 async def test_lease_lasts_as_long_as_the_run(caches: list[RedisCache]) -> None:

@@ -4,13 +4,13 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 from weakref import ref
 
 import pytest
 
-from miniagents import InteractionContext, Message, MiniAgent, MiniAgents, miniagent
+from miniagents import InteractionContext, Message, MessageSequencePromise, MiniAgent, MiniAgents, miniagent
 from miniagents.ext.cache import MemoryCache, cached
 from miniagents.testing import assert_no_leftovers, quiescence
 from miniagents.usage import Usage, charge
@@ -180,24 +180,31 @@ async def test_reader_that_leaves_ends_nothing() -> None:
         assert await pieces_of(agent.inquire("Hi")) == RUN_1
 
 
-async def test_bounded_stream_is_recorded_whoever_reads() -> None:
-    """A reply whose producer waits for its readers is made to its end."""
+@pytest.mark.parametrize("context", ["MiniAgents", "lazy", "none"])
+async def test_reply_is_made_to_its_end_whoever_reads(context: str) -> None:
+    """What would wait for readers by itself, lazy messages and bounded sequences, is made and recorded all the same."""
+
+    async def tokens(_: Any) -> AsyncIterator[str]:
+        yield "a"
+        yield "b"
+
+    async def messages(_: Any) -> AsyncIterator[Any]:
+        for number in range(10):
+            yield str(number)
 
     @miniagent
-    async def bounded(ctx: InteractionContext) -> None:
-        from miniagents import MessageSequencePromise
-
-        async def messages(_: Any) -> AsyncIterator[Any]:
-            for number in range(10):
-                yield str(number)
-
+    async def reticent(ctx: InteractionContext) -> None:
+        ctx.reply([Message.promise(tokens, start_soon=False) for _ in range(2)])
         ctx.reply(MessageSequencePromise(messages, max_ahead=1))
 
     cache = MemoryCache()
-    async with MiniAgents():
-        cached(bounded, cache=cache).inquire("Hi")
+    agent = cached(reticent, cache=cache)
+    scope = MiniAgents(start_everything_soon_by_default=context != "lazy") if context != "none" else nullcontext()
+    async with scope:
+        assert await first_token_of(agent.inquire("Hi")) == "a"
         await quiescence()
         assert len(await cache.keys()) == 1
+        assert len(await agent.inquire("Hi")) == 12
 
 
 async def test_agent_that_works_on_after_its_reply() -> None:
