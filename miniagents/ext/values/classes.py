@@ -152,9 +152,10 @@ def _argument_name(argument: Any) -> str:
 def _model_named(name: str) -> type[Any] | None:
     found = _models.get(name)
     if found is None or not _is_current(found):
-        _models.clear()
-        _models.update((name_of(model), model) for model in _derived(BaseModel))
-        found = _models.get(name)
+        models = {name_of(model): model for model in _derived(BaseModel)}
+        found = models.get(name)
+        _models.clear()  # other threads that look now look for themselves
+        _models.update(models)
     return found
 
 

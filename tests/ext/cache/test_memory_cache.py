@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -320,6 +321,19 @@ def test_a_timeout_that_comes_with_the_message() -> None:
             assert sorted(found, key=str) == [1, None]
 
     run_with_virtual_clock(main())
+
+
+async def test_what_was_promised_in_time_does_not_expire() -> None:
+    """A message that has come in time is taken by its reader, also if the mailbox expires before its turn."""
+    cache = MemoryCache()
+    (reader,) = readers(cache, 1)
+    await quiescence()
+    await cache.publish_to_mailbox("box", 1, ttl=0.001)
+    await cache.publish_to_mailbox("box", 2, ttl=0.001)
+    time.sleep(0.01)  # nobody else has a turn meanwhile
+    assert await cache.mailbox_length("box") == 0
+    assert await reader == 1
+    assert await cache.get_message("box", timeout=0) is None
 
 
 def test_mailboxes_that_expire_while_somebody_waits() -> None:
