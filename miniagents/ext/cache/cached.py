@@ -36,9 +36,10 @@ def cached(
     tools with `is_error`, interrupted and cancelled replies and those that hold `END` are not recorded. Nor is one that
     the cache cannot represent; that is logged.
 
-    Equal calls at the same time share one run: in one context live, token by token; in other contexts and processes,
-    once it is recorded. All those that share it live get its error; the others try for themselves, one after the
-    other. It is cancelled when the last of its calls is.
+    Equal calls at the same time share one run: inside of one (outermost) context live, token by token; in others, and
+    in other processes, once it is recorded. All that share it live get its error; the others try for themselves, one
+    after the other. It is cancelled when the last of its calls is. Runs that would wait for each other in a ring are a
+    `CircularWaitError`.
 
     The call that starts a run pays for it: usage and budgets. The others pay nothing.
 
@@ -74,7 +75,7 @@ def cached(
         raise TypeError(f"{agent!r:.100} is no agent, so it cannot be cached; make one of it with @miniagent")
     if isinstance(ignore, str):
         raise TypeError(f"ignore is a single name; give a list of names: ignore=[{ignore!r}]")
-    if lease <= 0:
+    if not 0 < lease < float("inf"):
         raise ValueError(f"a lease of {lease!r} s is none; give a positive number of seconds")
     keys = CallKeys(agent, version, ignore)
     records = Records(MemoryCache() if cache is None else cache, checked_ttl(ttl))

@@ -21,7 +21,7 @@ from promising.sentinels import END, NO_VALUE
 
 __all__ = ["Flight"]
 
-_at_work_for: "ContextVar[Flight | None]" = ContextVar("miniagents.cache.flight", default=None)
+_flight_at_work: "ContextVar[Flight | None]" = ContextVar("miniagents.cache.flight_at_work", default=None)
 
 
 class Flight:
@@ -52,7 +52,7 @@ class Flight:
         self._lease_seconds = lease_seconds
         self._inquire = inquire
         self._calls = 0
-        self._awaited: list[Flight] = []  # those that calls out of this run have joined
+        self._awaited: list[Flight] = []  # those that calls made by this run have joined
         self._scope = PromisingContext.outermost()
         self._place = (asyncio.get_running_loop(), records.cache._whole_key(key, raw=False))
         self._replies = self._started()
@@ -88,9 +88,9 @@ class Flight:
             ctx: The call.
 
         Raises:
-            CircularWaitError: The call comes out of this very run, or out of one that it waits for.
+            CircularWaitError: The call is made by this very run, or by one that it waits for.
         """
-        origin = _at_work_for.get()
+        origin = _flight_at_work.get()
         if origin is not None:
             self._refuse_ring(origin)
             origin._awaited.append(self)
@@ -138,7 +138,7 @@ class Flight:
         context = copy_context()
         remember_payers(context)
         context.run(current_owner.set, self._scope)
-        context.run(_at_work_for.set, self)
+        context.run(_flight_at_work.set, self)
         replies = context.run(lambda: MessageSequencePromise(stream, start_soon=True))
         if replies._context is not None:  # there is no context that could start it
             replies._start_now()
@@ -162,6 +162,7 @@ class Flight:
                 await self._give_back(lease)
 
     def _others_may_be_at_it(self) -> bool:
+        """Whether there can be other processes, and the cache is there to agree with them."""
         return not isinstance(self._records.cache, MemoryCache) and not self._records.outage.is_on
 
     async def _recorded_elsewhere(self, lease: Lease) -> RecordedReply | None:
