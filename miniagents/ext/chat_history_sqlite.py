@@ -102,11 +102,11 @@ class ChatHistorySQLite(ChatHistory):
     def close(self) -> None:
         """Finishes what is being written, and closes the file. Blocks for that long."""
         database, self._database = self._database, None
-        if database is not None:
+        if database is not None and database.is_of_this_process():
             database.close()
 
     def _open_database(self) -> "_Database":
-        if self._database is None or self._database.process != os.getpid():  # a fork has no threads but its own
+        if self._database is None or not self._database.is_of_this_process():
             self._database = _Database(self.path, self._timeout)
         return self._database
 
@@ -138,12 +138,16 @@ class _Database:
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
-        self.process = os.getpid()
+        self._process = os.getpid()
         self._path = path
         self._timeout = timeout
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="chat-history")
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+
+    def is_of_this_process(self) -> bool:
+        """Whether the thread is there: a fork of the process does not have it."""
+        return self._process == os.getpid()
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Calls a function of this database and the arguments in the thread, one call after the other.
@@ -229,9 +233,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, timeout: float) -> None
 
 
 def _versions(connection: sqlite3.Connection) -> tuple[int, int]:
-    ((application,),), ((version,),) = (
-        connection.execute(f"PRAGMA {name}").fetchall() for name in ("application_id", "user_version")
-    )
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
     return application, version
 
 

@@ -1,6 +1,11 @@
 """Every history of ours passes the tests that users can run against theirs."""
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +23,8 @@ from miniagents.ext.history_agents import (
     InMemoryChatHistory,
 )
 from miniagents.testing import ChatHistoryConformance
+
+ROOT = Path(__file__).parents[2]
 
 Reopen = Callable[[], Awaitable[ChatHistory]]
 
@@ -119,3 +126,73 @@ async def test_a_history_that_fails_says_so_at_once() -> None:
             async for _ in FullHistory().logging_agent.inquire(["one", endless]):
                 pass
         endless.cancel()
+
+
+PROJECT = """
+import pytest_asyncio
+from miniagents.ext.history_agents import InMemoryChatHistory
+from miniagents.testing import ChatHistoryConformance
+
+class TestGood(ChatHistoryConformance):
+    @pytest_asyncio.fixture
+    async def history(self):
+        return InMemoryChatHistory()
+
+class Unordered(InMemoryChatHistory):
+    async def _append(self, message):
+        self._messages.insert(len(self._messages) // 2, message)
+
+class Deaf(InMemoryChatHistory):
+    async def record_interrupted(self, promise):
+        pass
+
+class Plain(InMemoryChatHistory):
+    async def _append(self, message):
+        await super()._append(type(message).model_construct(text=message.text))
+
+class TestUnordered(TestGood):
+    @pytest_asyncio.fixture
+    async def history(self):
+        return Unordered()
+
+class TestDeaf(TestGood):
+    @pytest_asyncio.fixture
+    async def history(self):
+        return Deaf()
+
+class TestPlain(TestGood):
+    @pytest_asyncio.fixture
+    async def history(self):
+        return Plain()
+
+class TestForgotten(ChatHistoryConformance):
+    pass
+"""
+
+
+def test_the_suite_in_a_project_of_its_own(tmp_path: Path) -> None:
+    """Users run the suite with pytest and pytest-asyncio alone; it finds what is wrong, and says what is missing."""
+    (tmp_path / "test_mine.py").write_text(PROJECT)
+    options = [
+        "-q",
+        "-rA",
+        "-W",
+        "error",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+    for outcome, name in re.findall(r"^(PASSED|FAILED|ERROR) test_mine\.py::Test(\w+)::", done.stdout, re.MULTILINE):
+        outcomes[name][outcome] += 1
+    assert set(outcomes["Good"]) == {"PASSED"}
+    assert outcomes["Unordered"]["FAILED"] > 3
+    assert outcomes["Deaf"]["FAILED"] > 3
+    assert outcomes["Plain"]["FAILED"] > 10
+    assert set(outcomes["Forgotten"]) == {"ERROR"}
+    assert "override the fixture `history` in TestForgotten" in done.stdout

@@ -396,6 +396,8 @@ from miniagents.ext.history_agents import ChatHistorySQLite
 history = ChatHistorySQLite(sys.argv[1])
 asyncio.run(history._append(Message("parent")))
 child = os.fork()
+if child == 0 and sys.argv[2] == "close":
+    history.close()
 asyncio.run(history._append(Message("child" if child == 0 else "parent")))
 if child:
     assert os.waitpid(child, 0)[1] == 0
@@ -403,9 +405,12 @@ if child:
 """
 
 
-def test_a_history_that_was_open_before_a_fork(path: Path) -> None:
-    """Both sides of a fork can go on with the same object."""
-    done = subprocess.run([sys.executable, "-c", FORK, str(path)], cwd=ROOT, capture_output=True, text=True, timeout=30)
+@pytest.mark.parametrize("first", ["close", "append"])
+def test_a_history_that_was_open_before_a_fork(path: Path, first: str) -> None:
+    """Both sides of a fork can go on with the same object, or close it."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, str(path), first], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
     assert (done.stdout, done.stderr) == ("['child', 'parent', 'parent']\n", "")
 
 
