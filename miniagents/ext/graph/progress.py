@@ -168,8 +168,9 @@ class Progress:
         for row in self._rows.values():
             counts[row.state] = counts.get(row.state, 0) + 1
         summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+        last = self._ended or f"{self._alias}: {summary} ({seconds:.1f} s)"
         more = [] if self._more is None else self._more()
-        return Group(self._table(), *map(Text, more), Text(self._ended or f"{self._alias}: {summary} ({seconds:.1f} s)", style="bold"))
+        return Group(self._table(), *map(Text, more), Text(last, style="bold"))
 
     def _table(self) -> "Table":
         from rich.table import Table
