@@ -5,6 +5,7 @@
 * `objects`: messages are stored once, however often they recur
 * `claims`: of all processes that would work at a run one does; `holders`: which one that is, and whether it lives
 * `sqlite_store`: `SQLiteCheckpointStore`, on `sqlite_database`
+* `file_store`: `FileCheckpointStore`, made of `file_journal`, `file_writing` and `files`
 * `local`, `waiting`: what stores on a disk have in common
 
 The data of entries is written by `miniagents.ext.values`.
@@ -27,6 +28,7 @@ from miniagents.ext.checkpoints.errors import (
     StoreUnavailableError,
     StoreVersionError,
 )
+from miniagents.ext.checkpoints.file_store import FileCheckpointStore
 from miniagents.ext.checkpoints.interface import CheckpointStore
 from miniagents.ext.checkpoints.sqlite_store import SQLiteCheckpointStore
 
@@ -35,6 +37,7 @@ __all__ = [
     "CheckpointStoreError",
     "Claim",
     "Entry",
+    "FileCheckpointStore",
     "NewEntry",
     "RecordedAlreadyError",
     "RunClaimedError",

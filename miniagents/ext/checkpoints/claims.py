@@ -9,14 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from miniagents.ext.checkpoints.errors import CheckpointStoreError, StaleClaimError
+from miniagents.ext.checkpoints.errors import CheckpointStoreError, RunClaimedError, StaleClaimError
 from miniagents.ext.checkpoints.holders import Holder
 from miniagents.ext.checkpoints.outcomes import Outcomes
 
 if TYPE_CHECKING:
     from miniagents.ext.checkpoints.interface import CheckpointStore
 
-__all__ = ["Claim", "valid_holder"]
+__all__ = ["Claim", "refuse_if_held", "valid_holder"]
 
 _logger = logging.getLogger("miniagents.checkpoints")
 
@@ -39,6 +39,13 @@ def valid_holder(key: str | None, until: float) -> Holder | None:
     return None if holder.is_gone() else holder
 
 
+def refuse_if_held(run_id: str, key: str | None, until: float) -> None:
+    """Raises a RunClaimedError if there is a `valid_holder`."""
+    holder = valid_holder(key, until)
+    if holder is not None:
+        raise RunClaimedError(run_id, str(holder), until)
+
+
 class Claim:
     """The right to append to a run, made by `CheckpointStore.claim`. It ends with `release`, or the `async with`.
 
@@ -51,7 +58,7 @@ class Claim:
         epoch: A number that is higher for each claim of the run.
         holder: Who holds it.
         lease: For how many seconds it holds without being renewed.
-        outcomes: What is recorded of the visits of the run, for the store.
+        outcomes: What is recorded of the visits of the run, for the store; None if it has to be read.
 
     Example:
         ```python
@@ -60,14 +67,12 @@ class Claim:
         ```
     """
 
-    def __init__(
-        self, store: "CheckpointStore", run_id: str, epoch: int, holder: Holder, lease: float, outcomes: Outcomes
-    ) -> None:
+    def __init__(self, store: "CheckpointStore", run_id: str, epoch: int, holder: Holder, lease: float) -> None:
         self.run_id = run_id
         self.epoch = epoch
         self.holder = holder
         self.lease = lease
-        self.outcomes = outcomes
+        self.outcomes: Outcomes | None = None
         self._store = store
         self._released = False
         self._lost = asyncio.Event()
@@ -115,6 +120,10 @@ class Claim:
         if self._lost.is_set():
             why = "was released" if self._released else "has been taken over by another one"
             raise StaleClaimError(f"the claim of the run {self.run_id} {why}; claim it again to go on")
+
+    def forget_outcomes(self) -> None:
+        """Has the outcomes read anew, as what has been noted may not have been stored."""
+        self.outcomes = None
 
     def lose(self) -> None:
         """Takes note that the claim does not hold any more."""

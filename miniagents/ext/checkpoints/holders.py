@@ -12,9 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Holder"]
+__all__ = ["NOT_KNOWN", "Holder", "this_boot"]
 
-_NOT_KNOWN = "-"
+NOT_KNOWN = "-"
+"""Stands for what the system does not tell."""
 
 
 class Holder(NamedTuple):
@@ -38,7 +39,7 @@ class Holder(NamedTuple):
     def new(cls) -> "Holder":
         """Makes the holder of a new claim of this process."""
         pid = os.getpid()
-        return cls(*_this_machine(), pid, _started(pid) or _NOT_KNOWN, secrets.token_hex(8))
+        return cls(*_this_machine(), pid, _started(pid) or NOT_KNOWN, secrets.token_hex(8))
 
     @classmethod
     def of_key(cls, key: str) -> "Holder":
@@ -56,14 +57,19 @@ class Holder(NamedTuple):
 
     def is_gone(self) -> bool:
         """Whether it is certain that the process does not live any more."""
-        if (self.host, self.machine) != _this_machine() or self.machine == _NOT_KNOWN or os.name != "posix":
+        if (self.host, self.machine) != _this_machine() or self.machine == NOT_KNOWN or os.name != "posix":
             return False
         if self.pid == os.getpid():
-            return self.started != (_started(self.pid) or _NOT_KNOWN)
+            return self.started != (_started(self.pid) or NOT_KNOWN)
         started = _started(self.pid)
         if started is None:  # not there, or hidden from this user
             return not _exists(self.pid)
         return started != self.started
+
+
+def this_boot() -> str:
+    """Gives what tells this machine, since it was booted, from others and from itself before; or `NOT_KNOWN`."""
+    return _this_machine()[1].partition("/")[0]
 
 
 @lru_cache(maxsize=1)
@@ -74,7 +80,7 @@ def _this_machine() -> tuple[str, str]:
         # In containers process ids are counted anew, and may be those of others outside.
         names = Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
     except OSError:
-        return host, _NOT_KNOWN if platform.system() == "Linux" else platform.system()
+        return host, NOT_KNOWN
     return host, f"{boot}/{names}"
 
 

@@ -22,7 +22,7 @@ from miniagents.ext.checkpoints.errors import (
 )
 from miniagents.ext.checkpoints.holders import Holder
 from miniagents.ext.checkpoints.objects import Unpacker
-from miniagents.ext.checkpoints.outcomes import ONCE, Outcomes
+from miniagents.ext.checkpoints.outcomes import ONCE
 from miniagents.ext.threads import in_thread
 from miniagents.ext.values import UnreadableValueError, decode, encode
 
@@ -172,8 +172,7 @@ class CheckpointStore(ABC):
         if not 0 < lease < float("inf"):
             raise ValueError(f"a lease of {lease!r} s is none; give a positive number of seconds")
         holder = Holder.new()
-        epoch, outcomes = await self._claim(run_id, holder, lease)
-        claim = Claim(self, run_id, epoch, holder, lease, outcomes)
+        claim = Claim(self, run_id, await self._claim(run_id, holder, lease), holder, lease)
         self._claims.add(claim)
         return claim
 
@@ -302,6 +301,27 @@ class CheckpointStore(ABC):
             raise ValueError(f"a list of {limit!r} runs is none; give 1 or more, or None for all")
         return [_info(run) for run in await self._runs(workflow, status, limit)]
 
+    async def prune(self, claim: Claim, *, before: int) -> None:
+        """Removes the first entries of a run, which nobody needs any more, and what only they refer to.
+
+        Numbers stay, and go on. What the removed entries say of visits is not known any more to later claims.
+
+        Args:
+            claim: The claim of the run.
+            before: The number of the first entry that stays; the newest one stays in any case.
+
+        Raises:
+            StaleClaimError: Another one has claimed the run since.
+        """
+        if type(before) is not int:
+            raise TypeError(f"entries are removed before a number, not before {before!r:.100}")
+        claim.check()
+        try:
+            await self._prune(claim, before)
+        except StaleClaimError:
+            claim.lose()
+            raise
+
     async def delete(self, run_id: str) -> bool:
         """Removes a run, and what nobody else refers to.
 
@@ -342,11 +362,11 @@ class CheckpointStore(ABC):
         """Stores a new run without entries, or raises a RunExistsError."""
 
     @abstractmethod
-    async def _claim(self, run_id: str, holder: Holder, lease: float) -> tuple[int, Outcomes]:
-        """Stores who holds a run, atomically, unless `valid_holder` says that somebody does (`claimed_error`).
+    async def _claim(self, run_id: str, holder: Holder, lease: float) -> int:
+        """Stores who holds a run, atomically, unless `refuse_if_held` says that somebody does.
 
         Returns:
-            The number of the claim, and what is recorded of the visits of the run.
+            The number of the claim, which is higher than that of any before.
         """
 
     @abstractmethod
@@ -361,8 +381,9 @@ class CheckpointStore(ABC):
     async def _append(self, claim: Claim, drafts: Sequence[Draft], status: str | None) -> Sequence[Receipt]:
         """Stores entries, with the objects that they refer to, and the status: all of it or nothing, durably.
 
-        In the same transaction it has to be checked that the claim is the last one of the run, and by
-        `claim.outcomes.take` that nothing is recorded twice.
+        In the same transaction it has to be checked that the claim is the last one of the run, and that nothing is
+        recorded twice: by `claim.outcomes.take`, after these have been read if they are None. If it cannot be stored
+        after all, they have to be forgotten.
         """
 
     @abstractmethod
@@ -384,6 +405,10 @@ class CheckpointStore(ABC):
     @abstractmethod
     async def _runs(self, workflow: str | None, status: str | None, limit: int | None) -> Sequence[StoredRun]:
         """Gives what is stored of runs, see `runs`."""
+
+    @abstractmethod
+    async def _prune(self, claim: Claim, before: int) -> None:
+        """Removes entries, see `prune`."""
 
     @abstractmethod
     async def _delete(self, run_id: str) -> bool:

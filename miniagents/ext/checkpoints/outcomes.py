@@ -1,14 +1,14 @@
 """The rules by which the outcome of a visit is recorded once, and never by an attempt that was given up.
 
 Only who holds the claim of a run records such entries, so what is known of them is kept with the claim: it is read
-once, when the run is claimed, and no store has to search its journal when something is appended.
+once, and no store has to search its journal whenever something is appended.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from miniagents.ext.checkpoints.entries import Draft
-from miniagents.ext.checkpoints.errors import CheckpointStoreError, RecordedAlreadyError, StaleAttemptError
+from miniagents.ext.checkpoints.errors import RecordedAlreadyError, StaleAttemptError
 
 __all__ = ["FAILED", "FINISHED", "ONCE", "STARTED", "Outcomes"]
 
@@ -47,18 +47,32 @@ class Outcomes:
         self._run_id = run_id
         self._visits: dict[tuple[str, int], _Visit] = {}
         for sequence, kind, node, visit, attempt in recorded:
-            self.note(sequence, kind, node, visit, attempt)
+            if kind in ONCE:
+                place = node, visit
+                self._visits[place] = _after(self._visits.get(place), sequence, kind, attempt)
 
-    def check(self, kind: str, node: str, visit: int, attempt: int) -> None:
-        """Checks whether an entry may be appended.
+    def take(self, drafts: Sequence[Draft], first: int) -> None:
+        """Takes note of entries that are about to be stored together, if they may be.
+
+        Args:
+            drafts: The entries.
+            first: The number that the first of them will have.
 
         Raises:
-            StaleAttemptError: A newer attempt of the visit has started.
-            RecordedAlreadyError: The visit has finished, or this is recorded of the attempt already.
+            StaleAttemptError: A newer attempt of a visit has started. Then no note is taken of any entry.
+            RecordedAlreadyError: A visit has finished, or what would be recorded of an attempt is recorded already.
         """
-        known = self._visits.get((node, visit))
-        if known is None:
-            return
+        fresh: dict[tuple[str, int], _Visit] = {}
+        for sequence, draft in enumerate(drafts, first):
+            place = draft.node, draft.visit
+            known = fresh.get(place) or self._visits.get(place)
+            if known is not None:
+                self._check(known, *draft[:4])
+            if draft.kind in ONCE:
+                fresh[place] = _after(known, sequence, draft.kind, draft.attempt)
+        self._visits.update(fresh)
+
+    def _check(self, known: _Visit, kind: str, node: str, visit: int, attempt: int) -> None:
         where = f"visit {visit} of {node or 'the run as a whole'} in the run {self._run_id}"
         if attempt < known.attempt:
             raise StaleAttemptError(
@@ -68,56 +82,18 @@ class Outcomes:
             return
         if known.finished:
             raise RecordedAlreadyError(f"{where} has finished already; use what is recorded", known.ended)
-        if attempt == known.attempt:
-            recorded = known.ended or (known.started if kind == STARTED else 0)
-            if recorded:
-                raise RecordedAlreadyError(
-                    f"attempt {attempt} of {where} has {'failed' if known.ended else 'started'} already; "
-                    "a further attempt needs a higher number",
-                    recorded,
-                )
+        recorded = known.ended or (known.started if kind == STARTED else 0)
+        if attempt == known.attempt and recorded:
+            raise RecordedAlreadyError(
+                f"attempt {attempt} of {where} has {'failed' if known.ended else 'started'} already; a further attempt "
+                "needs a higher number",
+                recorded,
+            )
 
-    def note(self, sequence: int, kind: str, node: str, visit: int, attempt: int) -> None:
-        """Takes note of an entry that has been checked."""
-        if kind not in ONCE:
-            return
-        known = self._visits.get((node, visit))
-        started = known.started if known is not None and known.attempt == attempt else 0
-        self._visits[node, visit] = (
-            _Visit(attempt, sequence, 0, False)
-            if kind == STARTED
-            else _Visit(attempt, started, sequence, kind == FINISHED)
-        )
 
-    def take(self, drafts: Sequence[Draft], first: int) -> Callable[[], None]:
-        """Checks entries that are about to be stored together, and takes note of them.
-
-        Args:
-            drafts: The entries.
-            first: The number that the first of them will have.
-
-        Returns:
-            What undoes it, if they cannot be stored after all.
-
-        Raises:
-            StaleAttemptError: See `check`; then no note is taken.
-            RecordedAlreadyError: See `check`.
-        """
-        visits = self._visits
-        before = {(draft.node, draft.visit): visits.get((draft.node, draft.visit)) for draft in drafts}
-
-        def undo() -> None:
-            for key, visit in before.items():
-                if visit is None:
-                    visits.pop(key, None)
-                else:
-                    visits[key] = visit
-
-        try:
-            for sequence, draft in enumerate(drafts, first):
-                self.check(*draft[:4])
-                self.note(sequence, *draft[:4])
-        except CheckpointStoreError:
-            undo()
-            raise
-        return undo
+def _after(known: _Visit | None, sequence: int, kind: str, attempt: int) -> _Visit:
+    """What is recorded of a visit after a further entry."""
+    if kind == STARTED:
+        return _Visit(attempt, sequence, 0, False)
+    started = known.started if known is not None and known.attempt == attempt else 0
+    return _Visit(attempt, started, sequence, kind == FINISHED)

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from miniagents.ext.checkpoints.claims import Claim, valid_holder
+from miniagents.ext.checkpoints.claims import Claim, refuse_if_held
 from miniagents.ext.checkpoints.entries import Draft
 from miniagents.ext.checkpoints.errors import (
     CheckpointStoreError,
-    RunClaimedError,
     RunExistsError,
     RunNotFoundError,
     StaleClaimError,
@@ -39,6 +38,10 @@ _SELECT_ENTRIES = (
     "SELECT sequence, kind, node, visit, attempt, CAST(data AS BLOB), time FROM entries "
     "WHERE run = ? AND sequence > ? ORDER BY sequence LIMIT ?"
 )
+_SELECT_OUTCOMES = (
+    "SELECT sequence, kind, node, visit, attempt FROM entries WHERE run = ? AND kind IN (?, ?, ?) ORDER BY sequence"
+)
+_LAST = "ifnull((SELECT max(sequence) FROM entries WHERE run = runs.id), 0)"
 _SELECT_RUNS = (
     "SELECT run_id, workflow, CAST(fingerprint AS BLOB), status, created, max(updated, ifnull((SELECT time FROM "
     "entries WHERE run = runs.id ORDER BY sequence DESC LIMIT 1), 0)), holder, until FROM runs "
@@ -132,6 +135,17 @@ class SQLiteCheckpointStore(LocalStore):
 
         return await self._database.read(found)
 
+    async def _prune(self, claim: Claim, before: int) -> None:
+        def apply(transaction: Transaction) -> None:
+            connection = transaction.connection
+            run, last = self._claimed(connection, claim)
+            first = min(before, last)
+            connection.execute("UPDATE runs SET pruned = max(pruned, ?) WHERE id = ?", (first - 1, run))
+            connection.execute("DELETE FROM entries WHERE run = ? AND sequence < ?", (run, first))
+            _remove_unused_objects(connection, run)
+
+        await self._database.write(apply)
+
     async def _delete(self, run_id: str) -> bool:
         def apply(transaction: Transaction) -> bool:
             connection = transaction.connection
@@ -139,7 +153,7 @@ class SQLiteCheckpointStore(LocalStore):
             if row is None:
                 return False
             run, holder, until = row
-            _refuse_if_held(run_id, holder, until)
+            refuse_if_held(run_id, holder, until)
             for statement in (
                 _DELETE_OBJECTS,
                 "DELETE FROM uses WHERE run = ?",
@@ -154,25 +168,19 @@ class SQLiteCheckpointStore(LocalStore):
 
     # --- claims ---
 
-    async def _claim(self, run_id: str, holder: Holder, lease: float) -> tuple[int, Outcomes]:
-        def apply(transaction: Transaction) -> tuple[int, Outcomes]:
+    async def _claim(self, run_id: str, holder: Holder, lease: float) -> int:
+        def apply(transaction: Transaction) -> int:
             connection = transaction.connection
             row = _row_of(connection, "id, epoch, holder, until", run_id)
             if row is None:
                 raise self._not_found(run_id)
             run, epoch, previous, until = row
-            _refuse_if_held(run_id, previous, until)
-            recorded = connection.execute(
-                f"SELECT sequence, kind, node, visit, attempt FROM entries WHERE run = ? AND kind IN {tuple(ONCE)} "
-                "ORDER BY sequence",
-                (run,),
-            )
-            outcomes = Outcomes(run_id, recorded)
+            refuse_if_held(run_id, previous, until)
             connection.execute(
                 "UPDATE runs SET epoch = ?, holder = ?, until = ? WHERE id = ?",
                 (epoch + 1, holder.key, time.time() + lease, run),
             )
-            return epoch + 1, outcomes
+            return int(epoch) + 1
 
         return await self._database.write(apply)
 
@@ -184,50 +192,52 @@ class SQLiteCheckpointStore(LocalStore):
 
     async def _update_claim(self, claim: Claim, holder: str | None, lease: float) -> None:
         def apply(transaction: Transaction) -> None:
-            run = self._claimed(transaction.connection, claim)
+            run, _ = self._claimed(transaction.connection, claim)
             transaction.connection.execute(
                 "UPDATE runs SET holder = ?, until = ? WHERE id = ?", (holder, time.time() + lease, run)
             )
 
         await self._database.write(apply)
 
-    def _claimed(self, connection: sqlite3.Connection, claim: Claim) -> int:
-        """Gives the number of the run that is claimed, if it still is."""
-        row = _row_of(connection, "id, epoch, holder", claim.run_id)
+    def _claimed(self, connection: sqlite3.Connection, claim: Claim) -> tuple[int, int]:
+        """Gives the number of the run that is claimed, if it still is, and that of its last entry."""
+        row = _row_of(connection, f"id, epoch, holder, {_LAST}", claim.run_id)
         if row is None:
             raise self._not_found(claim.run_id)
-        run, epoch, holder = row
+        run, epoch, holder, last = row
         if (epoch, holder) != (claim.epoch, claim.holder.key):
             raise StaleClaimError(
                 f"the run {claim.run_id} has been claimed by another one since (claim {claim.epoch}, now {epoch}); "
                 "stop working at it"
             )
-        return int(run)
+        return run, last
 
     # --- entries ---
 
     async def _append(self, claim: Claim, drafts: Sequence[Draft], status: str | None) -> Sequence[Receipt]:
         def apply(transaction: Transaction) -> list[Receipt]:
             connection = transaction.connection
-            run, now = self._claimed(connection, claim), time.time()
-            first = _last_sequence(connection, run) + 1
-            transaction.rolled_back.append(claim.outcomes.take(drafts, first))
+            (run, last), now = self._claimed(connection, claim), time.time()
+            if claim.outcomes is None:
+                claim.outcomes = Outcomes(claim.run_id, connection.execute(_SELECT_OUTCOMES, (run, *ONCE)))
+            claim.outcomes.take(drafts, last + 1)
+            transaction.rolled_back.append(claim.forget_outcomes)
+            transaction.committed.append(partial(self._place.ring, claim.run_id))
             if status is not None:
                 connection.execute("UPDATE runs SET status = ?, updated = ? WHERE id = ?", (status, now, run))
-            transaction.committed.append(partial(self._place.ring, claim.run_id))
-            return _insert(connection, run, first, drafts, now)
+            return _insert(connection, run, last + 1, drafts, now)
 
         return await self._database.write(apply)
 
     async def _tell(self, run_id: str, draft: Draft) -> Receipt:
         def apply(transaction: Transaction) -> Receipt:
             connection = transaction.connection
-            row = _row_of(connection, "id", run_id)
+            row = _row_of(connection, f"id, {_LAST}", run_id)
             if row is None:
                 raise self._not_found(run_id)
-            (run,) = row
+            run, last = row
             transaction.committed.append(partial(self._place.ring, run_id))
-            return _insert(connection, run, _last_sequence(connection, run) + 1, [draft], time.time())[0]
+            return _insert(connection, run, last + 1, [draft], time.time())[0]
 
         return await self._database.write(apply)
 
@@ -235,21 +245,23 @@ class SQLiteCheckpointStore(LocalStore):
         return await self._database.read(self._journal, run_id, after, limit)
 
     def _journal(self, connection: sqlite3.Connection, run_id: str, after: int, limit: int | None) -> StoredJournal:
-        row = _row_of(connection, "id", run_id)
+        row = _row_of(connection, "id, pruned", run_id)
         if row is None:
             raise self._not_found(run_id)
+        run, pruned = row
+        after = max(after, pruned)
         rows: list[Row] = []
         objects: dict[str, bytes] = {}
         damage = None
         try:
-            for found in connection.execute(_SELECT_ENTRIES, (row[0], after, -1 if limit is None else limit)):
+            for found in connection.execute(_SELECT_ENTRIES, (run, after, -1 if limit is None else limit)):
                 entry = Row(*found)
                 if entry.sequence != after + len(rows) + 1:
                     raise StoreDamagedError(
                         f"entry {after + len(rows) + 1} of the run {run_id} is missing in {self.path}"
                     )
                 rows.append(entry)
-            _load_objects(connection, rows, objects)
+            _load_objects(connection, (row.data for row in rows), objects)
         except (sqlite3.Error, StoreDamagedError) as error:
             failure = self._database.failure(error)
             if not isinstance(failure, StoreDamagedError):
@@ -261,10 +273,10 @@ class SQLiteCheckpointStore(LocalStore):
 
     async def _last(self, run_id: str) -> int:
         def found(connection: sqlite3.Connection) -> int:
-            row = _row_of(connection, "id", run_id)
+            row = _row_of(connection, _LAST, run_id)
             if row is None:
                 raise self._not_found(run_id)
-            return _last_sequence(connection, row[0])
+            return int(row[0])
 
         return await self._database.read(found)
 
@@ -289,20 +301,9 @@ def _row_of(connection: sqlite3.Connection, columns: str, run_id: str) -> tuple[
     return row
 
 
-def _refuse_if_held(run_id: str, holder_key: str | None, until: float) -> None:
-    holder = valid_holder(holder_key, until)
-    if holder is not None:
-        raise RunClaimedError(run_id, str(holder), until)
-
-
-def _last_sequence(connection: sqlite3.Connection, run: int) -> int:
-    (last,) = connection.execute("SELECT max(sequence) FROM entries WHERE run = ?", (run,)).fetchone()
-    return last or 0
-
-
 def _has_news(connection: sqlite3.Connection, run_id: str, after: int) -> bool:
-    row = _row_of(connection, "id", run_id)
-    return row is None or _last_sequence(connection, row[0]) > after
+    row = _row_of(connection, _LAST, run_id)
+    return row is None or row[0] > after
 
 
 def _insert(connection: sqlite3.Connection, run: int, first: int, drafts: Sequence[Draft], now: float) -> list[Receipt]:
@@ -331,9 +332,22 @@ def _insert_objects(connection: sqlite3.Connection, run: int, packed: Packed) ->
         connection.execute("INSERT INTO uses (run, object) VALUES (?, ?)", (run, number))
 
 
-def _load_objects(connection: sqlite3.Connection, rows: Iterable[Row], objects: dict[str, bytes]) -> None:
-    """Loads what the rows refer to, and what that refers to, and so on."""
-    wanted = {key for row in rows for key in references_in(row.data)}
+def _remove_unused_objects(connection: sqlite3.Connection, run: int) -> None:
+    """Removes what no entry of a run refers to any more, unless another run needs it."""
+    entries = connection.execute("SELECT CAST(data AS BLOB) FROM entries WHERE run = ?", (run,))
+    needed: dict[str, bytes] = {}
+    _load_objects(connection, (data for (data,) in entries), needed)
+    used = connection.execute("SELECT id, key FROM objects JOIN uses ON object = id WHERE run = ?", (run,)).fetchall()
+    for number in [number for number, key in used if key not in needed]:
+        connection.execute("DELETE FROM uses WHERE run = ? AND object = ?", (run, number))
+        connection.execute(
+            "DELETE FROM objects WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM uses WHERE object = ?1)", (number,)
+        )
+
+
+def _load_objects(connection: sqlite3.Connection, written: Iterable[bytes], objects: dict[str, bytes]) -> None:
+    """Loads what is referred to, and what that refers to, and so on."""
+    wanted = {key for data in written for key in references_in(data)}
     while wanted:
         keys = list(wanted)
         found: dict[str, bytes] = {}
