@@ -18,6 +18,7 @@ class TcpProxy:
         port: The port of the proxy.
         lost: How many replies were lost.
         connections: How many connections there have been.
+        refuses: Whether new connections are cut at once.
         round_trips: How often the client has sent something after the server had.
     """
 
@@ -25,6 +26,7 @@ class TcpProxy:
         self.port = 0
         self.lost = 0
         self.connections = 0
+        self.refuses = False
         self.round_trips = 0
         self._target = port
         self._context = context
@@ -33,6 +35,7 @@ class TcpProxy:
         self._server_was_last = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._transports: set[asyncio.WriteTransport] = set()
+        self._muted: set[asyncio.WriteTransport] = set()
 
     def lose_replies_to(self, words: bytes, times: int = 1) -> None:
         """Cuts a connection when the server has got these words and has replied, before the reply arrives.
@@ -47,6 +50,10 @@ class TcpProxy:
         """Cuts all connections."""
         for transport in self._transports:
             transport.abort()
+
+    def mute(self) -> None:
+        """Passes nothing on any more over the present connections, and does not cut them either."""
+        self._muted |= self._transports
 
     async def __aenter__(self) -> "TcpProxy":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
@@ -65,6 +72,10 @@ class TcpProxy:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
+        if self.refuses:
+            writer.transport.abort()
+            self._tasks.discard(task)
+            return
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target)
         transports = {writer.transport, server_writer.transport}
         self._transports |= transports
@@ -90,6 +101,8 @@ class TcpProxy:
                 if self._times and self._words in data:
                     self._times -= 1
                     doomed.set()
+                if writer.transport in self._muted:
+                    continue
                 self.round_trips += self._server_was_last
                 self._server_was_last = False
                 writer.write(data)

@@ -181,13 +181,15 @@ class Lines:
             self._idle.append(line)
 
     async def _pay(self, line: Line) -> None:
-        while self.debts:
-            debt = self.debts.pop(0)
-            try:
-                await line.run(*debt)
-            except BaseException:
-                self.debts.insert(0, debt)
-                raise
+        debts, self.debts = self.debts, []
+        try:
+            while debts:
+                await line.run(*debts[0])
+                del debts[0]
+        except ResponseError:
+            pass  # it is refused now; that is no reason to refuse what is asked
+        finally:
+            self.debts += debts
 
     def _refusal(self, error: Exception) -> Exception:
         if isinstance(error, ResponseError) and any(words in str(error) for words in _BLAMED_ON_THE_DATA):

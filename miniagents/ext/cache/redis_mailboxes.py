@@ -55,20 +55,22 @@ class Mailboxes:
         Raises:
             CacheUnavailableError: The server has been away for too long. Nothing is lost by that.
         """
-        time = asyncio.get_running_loop().time
-        if timeout == 0 or self._closed:
-            await self._looks.take(time() + self._lines.server.timeout)
-            try:
-                return await self._take(mailbox, 0.0)
-            finally:
-                self._looks.release()
+        time, patience = asyncio.get_running_loop().time, self._lines.server.timeout
         until = math.inf if timeout is None else time() + timeout
-        while not self._closed and (remaining := until - time()) > 0:
+        while True:
             # In slices, so that a server is missed which is gone without a word.
-            message = await self._take(mailbox, min(remaining, self._lines.server.timeout / 2))
-            if message is not None:
+            wait = 0.0 if self._closed else min(max(until - time(), 0.0), patience / 2)
+            deadline = time() + wait + patience
+            try:
+                message = await (self._take if wait else self._look)(mailbox, wait, deadline)
+            except _InterruptedError as error:
+                if self._closed and wait:
+                    return None
+                if time() > until + patience:
+                    raise self._lines.server.unavailable("loses every connection", error.__cause__) from None
+                continue  # whether there is a message is not known: it is asked again, also when the time is over
+            if message is not None or self._closed or time() >= until:
                 return message
-        return None
 
     async def close(self) -> None:
         """Wakes those who wait, and closes the connections."""
@@ -87,11 +89,17 @@ class Mailboxes:
         for reader in self._idle:
             reader.abandon()
 
-    async def _take(self, mailbox: bytes, wait: float) -> bytes | None:
+    async def _look(self, mailbox: bytes, wait: float, deadline: float) -> bytes | None:
+        await self._looks.take(deadline)
+        try:
+            return await self._take(mailbox, wait, deadline)
+        finally:
+            self._looks.release()
+
+    async def _take(self, mailbox: bytes, wait: float, deadline: float) -> bytes | None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait + self._lines.server.timeout
         if self._lines.debts:  # what is waited for may be in the hand of somebody who could not give it back
-            await self._lines.pay_debts()
+            await self._lines.pay_debts(deadline - loop.time())
         reader = await self._open_reader(deadline)
         if self._closed and wait:
             self._put_back(reader)
@@ -101,7 +109,7 @@ class Mailboxes:
         try:
             return await self._moved(reader, mailbox, wait, deadline)
         except CacheUnavailableError:
-            if self._closed:
+            if self._closed and wait:
                 return None
             raise
         finally:
@@ -124,42 +132,52 @@ class Mailboxes:
         return reader
 
     async def _moved(self, reader: "_Reader", mailbox: bytes, wait: float, deadline: float) -> bytes | None:
-        give_back: Debt = (SETTLE, [reader.hand, mailbox], [b"return", self._lines.server.kept_ms])
         try:
-            try:
-                async with asyncio.timeout(wait + self._lines.server.timeout / 2):
-                    message = await reader.move(mailbox, wait)
-            except FAILURES as error:
-                reader.hang_up()
-                if not may_pass(error):
-                    raise self._lines.server.unavailable("refuses", error) from None
-                return await self._settle(reader, mailbox, deadline)
+            async with asyncio.timeout(wait + self._lines.server.timeout / 2):
+                message = await reader.move(mailbox, wait)
+        except FAILURES as error:
+            reader.hang_up()
+            failure: Exception = error
         except asyncio.CancelledError:
-            await _to_its_end(self._give_back(give_back))
+            await _to_its_end(self._give_back(reader, mailbox))
+            raise
+        else:
+            # There is no `await` from the message being here to its being given out: nothing can come in between.
+            if message is not None:
+                reader.empty_hand()
+            self._put_back(reader)
+            return message
+        if not may_pass(failure):
+            raise self._lines.server.unavailable("refuses", failure)
+        return await self._settled(reader, mailbox, deadline, failure)
+
+    async def _settled(self, reader: "_Reader", mailbox: bytes, deadline: float, failure: Exception) -> bytes:
+        """Gives what was moved before the connection was lost."""
+        within = deadline - asyncio.get_running_loop().time()
+        script, keys, arguments = self._settling(reader, mailbox, b"keep")
+        try:
+            moved: bytes = await self._lines.run(lambda line: line.run(script, keys, arguments), within)
+        except asyncio.CancelledError:
+            await _to_its_end(self._give_back(reader, mailbox))
             raise
         except CacheUnavailableError:
-            self._lines.debts.append(give_back)
+            self._lines.debts.append(self._settling(reader, mailbox, b"return"))
             raise
-        # There is no `await` from the message being here to its being given out: nothing can come in between.
-        if message is not None:
-            reader.empty_hand()
-        self._put_back(reader)
-        return message
+        if not moved:
+            raise _InterruptedError from failure
+        return moved
 
-    async def _settle(self, reader: "_Reader", mailbox: bytes, deadline: float) -> bytes | None:
-        """Gives what has been moved before the connection was lost."""
-        arguments = [b"keep", self._lines.server.kept_ms]
-        within = deadline - asyncio.get_running_loop().time()
-        moved: bytes = await self._lines.run(lambda line: line.run(SETTLE, [reader.hand, mailbox], arguments), within)
-        return moved or None
-
-    async def _give_back(self, debt: Debt) -> None:
+    async def _give_back(self, reader: "_Reader", mailbox: bytes) -> None:
+        debt = self._settling(reader, mailbox, b"return")
         try:
             await self._lines.run(lambda line: line.run(*debt), self._clean_up)
         except BaseException as error:
             self._lines.debts.append(debt)
             if not isinstance(error, CacheUnavailableError):
                 raise
+
+    def _settling(self, reader: "_Reader", mailbox: bytes, what: bytes) -> Debt:
+        return SETTLE, [reader.hand, mailbox], [what, self._lines.server.kept_ms]
 
     def _put_back(self, reader: "_Reader") -> None:
         if self._closed or len(self._idle) >= self._lines.size:
@@ -177,6 +195,10 @@ class Mailboxes:
     async def _unblock(self, reader: "_Reader") -> None:
         with suppress(CacheUnavailableError):  # the server will notice by itself
             await self._lines.run(lambda line: line.ask(packed(b"CLIENT", b"UNBLOCK", reader.id)))
+
+
+class _InterruptedError(Exception):
+    """The connection was lost before anything was moved."""
 
 
 class _Reader(Line):

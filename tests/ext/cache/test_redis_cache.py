@@ -148,7 +148,7 @@ async def test_what_is_reserved_goes_by_itself(start_redis: StartRedis) -> None:
                 await asyncio.sleep(0.005)
             waiting.cancel()
             await asyncio.wait([waiting])
-            reserved = set(client.keys()) - {b"miniagents:count"}
+            reserved: set[Any] = set(client.keys()) - {b"miniagents:count"}
             assert {key.split(b"/")[1] for key in reserved} == {b"operation", b"hand"}
             assert all(0 < client.ttl(key) <= 3600 for key in reserved)
 
@@ -370,13 +370,18 @@ async def test_tls_with_a_certificate_that_is_not_trusted(start_redis: StartRedi
 
 async def test_a_server_that_is_full_says_so(start_redis: StartRedis) -> None:
     """What cannot be stored is an error with the words of the server, at once; what is there can be read."""
-    server = start_redis("--maxmemory", "1", "--maxmemory-policy", "noeviction")
+    server = start_redis("--maxmemory-policy", "noeviction")
     async with RedisCache(port=server.port) as cache:
+        await cache.publish_to_mailbox("box", 1)
+        assert await cache.get_message("box") == 1
+        with server.client() as client:
+            client.config_set("maxmemory", 1)
         operations: list[Awaitable[Any]] = [
             cache.set("key", 1),
             cache.set_many({"a": 1, "b": 2}, ttl=9),
             cache.increment("count"),
             cache.publish_to_mailbox("box", 1),
+            cache.get_message("box", timeout=0),
         ]
         for operation in operations:
             with pytest.raises(CacheUnavailableError, match=f"localhost:{server.port} refuses.*OOM"):

@@ -48,6 +48,13 @@ async def cache(proxy: TcpProxy) -> AsyncIterator[RedisCache]:
         yield cache
 
 
+@pytest.fixture
+async def other(server: RedisServer) -> AsyncIterator[RedisCache]:
+    """What another process sees."""
+    async with RedisCache(port=server.port) as other:
+        yield other
+
+
 async def messages_in(cache: RedisCache, mailbox: str) -> list[Any]:
     """What is in a mailbox; it is empty then."""
     messages = []
@@ -137,6 +144,32 @@ async def test_a_message_arrives_while_the_connection_is_lost(
     assert await reading == "message"
 
 
+async def test_a_look_through_a_connection_that_was_lost_unnoticed_sees_what_is_there(
+    cache: RedisCache, proxy: TcpProxy
+) -> None:
+    """That nothing was moved does not mean that there is nothing: the mailbox is looked into again."""
+    for timeout in (0, 0.001, 1):
+        await cache.publish_to_mailbox("box", timeout)
+        assert await cache.get_message("full", timeout=0) is not None
+        proxy.cut()
+        assert await cache.get_message("box", timeout) == timeout
+        await cache.publish_to_mailbox("full", "more")
+
+
+async def test_a_dead_connection_is_not_waited_for_until_the_end(proxy: TcpProxy) -> None:
+    """A connection on which nothing arrives any more is given up while there is time for another one."""
+    async with RedisCache(port=proxy.port, timeout=0.5) as cache:
+        await cache.set("key", 1)
+        await cache.publish_to_mailbox("box", 1)
+        assert await cache.get_message("box") == 1
+        proxy.mute()
+        assert await cache.get("key") == 1
+        proxy.mute()
+        reading = asyncio.create_task(cache.get_message("box"))
+        await cache.publish_to_mailbox("box", 2)
+        assert await reading == 2
+
+
 async def until_readers_wait(server: RedisServer, number: int) -> None:
     with server.client() as client:
         while client.info("clients")["blocked_clients"] != number:
@@ -148,7 +181,7 @@ async def until_readers_wait(server: RedisServer, number: int) -> None:
 
 @pytest.mark.parametrize("full", [True, False])
 async def test_a_reader_that_is_cancelled_at_any_moment_loses_nothing(
-    cache: RedisCache, server: RedisServer, full: bool
+    cache: RedisCache, other: RedisCache, full: bool
 ) -> None:
     """The message is here or in the mailbox, after however many turns of the event loop the reader was cancelled."""
     got, sent = [], []
@@ -156,23 +189,21 @@ async def test_a_reader_that_is_cancelled_at_any_moment_loses_nothing(
         if full:
             await cache.publish_to_mailbox("box", turns)
         reading = asyncio.create_task(cache.get_message("box"))
-        if not full:
-            publishing = asyncio.create_task(cache.publish_to_mailbox("box", turns))
+        publishing = None if full else asyncio.create_task(cache.publish_to_mailbox("box", turns))
         sent.append(turns)
         for _ in range(turns % 40):
             await asyncio.sleep(0 if turns < 80 else 0.0001)
         reading.cancel()
-        if not full:
+        if publishing is not None:
             await publishing
         await asyncio.wait([reading])
         got += [] if reading.cancelled() else [reading.result()]
-        got += await messages_in(cache, "box")
+        got += await messages_in(other, "box")
         assert got == sent
-    assert (await cache.mailbox_length("box")) == 0
 
 
 async def test_readers_that_are_cancelled_again_while_they_give_back_lose_nothing(
-    cache: RedisCache, server: RedisServer
+    cache: RedisCache, other: RedisCache
 ) -> None:
     """Whoever is impatient with a reader that is being cancelled does not keep it from giving back."""
     for turns in range(40):
@@ -184,7 +215,7 @@ async def test_readers_that_are_cancelled_again_while_they_give_back_lose_nothin
             await asyncio.sleep(0)
         await asyncio.wait([reading])
         got = [] if reading.cancelled() else [reading.result()]
-        assert got + await messages_in(cache, "box") == [turns]
+        assert got + await messages_in(other, "box") == [turns]
 
 
 async def test_a_time_out_that_races_a_message_loses_nothing(cache: RedisCache) -> None:
@@ -198,23 +229,61 @@ async def test_a_time_out_that_races_a_message_loses_nothing(cache: RedisCache) 
         assert await cache.mailbox_length("box") == 0
 
 
-async def test_what_a_cancelled_reader_cannot_give_back_now_it_gives_back_later(start_redis: StartRedis) -> None:
-    """The server hangs when the reader is cancelled: the message is back with the first operation that works."""
-    server = start_redis()
-    async with RedisCache(port=server.port, timeout=1) as cache:
+@pytest.mark.parametrize("first", ["contains", "look", "wait"])
+async def test_what_a_cancelled_reader_cannot_give_back_now_it_gives_back_later(
+    proxy: TcpProxy, other: RedisCache, server: RedisServer, first: str
+) -> None:
+    """The server is out of reach when the reader is cancelled: the message is back with the first operation."""
+    async with RedisCache(port=proxy.port, timeout=0.4) as cache:
+        proxy.lose_replies_to(b"BLMOVE")
         reading = asyncio.create_task(cache.get_message("box"))
         await until_readers_wait(server, 1)
-        async with RedisCache(port=server.port) as other:
-            await other.contains("it connects")
-            server.pause()
-            publishing = asyncio.create_task(other.publish_to_mailbox("box", "message"))
-            await asyncio.sleep(0.01)
-            reading.cancel()
-            await asyncio.wait([reading])
-            server.resume()
-            await publishing
-            assert reading.cancelled()
-            assert await cache.get_message("box", timeout=5) == "message"
+        proxy.refuses = True
+        await other.publish_to_mailbox("box", "message")
+        while not proxy.lost:
+            await asyncio.sleep(0.001)
+        reading.cancel()
+        await asyncio.wait([reading])
+        assert reading.cancelled()
+        assert await other.mailbox_length("box") == 0
+        proxy.refuses = False
+        if first == "contains":
+            assert not await cache.contains("key")
+            assert await messages_in(other, "box") == ["message"]
+        else:
+            assert await cache.get_message("box", timeout=0 if first == "look" else 5) == "message"
+
+
+async def test_what_a_reader_could_not_get_in_time_is_got_by_the_next_one(
+    proxy: TcpProxy, other: RedisCache, server: RedisServer
+) -> None:
+    """A reader that gives up, as the server is away, has not taken what was moved to it."""
+    async with RedisCache(port=proxy.port, timeout=0.4) as cache:
+        proxy.lose_replies_to(b"BLMOVE")
+        reading = asyncio.create_task(cache.get_message("box"))
+        await until_readers_wait(server, 1)
+        proxy.refuses = True
+        await other.publish_to_mailbox("box", "message")
+        with pytest.raises(CacheUnavailableError):
+            await reading
+        proxy.refuses = False
+        assert await cache.get_message("box", timeout=0) == "message"
+
+
+async def test_what_is_still_to_be_given_back_is_given_back_by_close(
+    proxy: TcpProxy, other: RedisCache, server: RedisServer
+) -> None:
+    """A cache that is closed leaves nothing in the hands of its readers."""
+    async with RedisCache(port=proxy.port, timeout=0.4) as cache:
+        proxy.lose_replies_to(b"BLMOVE")
+        reading = asyncio.create_task(cache.get_message("box"))
+        await until_readers_wait(server, 1)
+        proxy.refuses = True
+        await other.publish_to_mailbox("box", "message")
+        with pytest.raises(CacheUnavailableError):
+            await reading
+        proxy.refuses = False
+    assert await messages_in(other, "box") == ["message"]
 
 
 async def test_closing_reaches_readers_at_any_moment(proxy: TcpProxy) -> None:

@@ -45,14 +45,16 @@ async def test_clearing_one_of_ten_large_namespaces_blocks_nobody(start_redis: S
     server = start_redis("--slowlog-log-slower-than", "10000", "--slowlog-max-len", "1000")
     # The server measures by the clock on the wall, and so also for how long others had its processor. What a command
     # takes by itself it takes each time.
-    for _ in range(3):
+    server.hurry()
+    slow: list[Any] = []
+    for _ in range(5):
         await fill_and_clear(server)
         with server.client() as client:
             slow = client.slowlog_get(1000)
             client.slowlog_reset()
         if not slow:
-            return
-    raise AssertionError(f"each time there were slow commands, in the end {slow}")
+            break
+    assert not slow
 
 
 async def fill_and_clear(server: RedisServer) -> None:
@@ -66,5 +68,5 @@ async def fill_and_clear(server: RedisServer) -> None:
             await cache.clear()
             assert await cache.keys() == []
     with server.client() as client:
-        left = Counter(key.split(b":")[0] for key in client.scan_iter(count=500))
+        left = Counter(key[:2] for key in client.scan_iter(count=500))
         assert left == Counter({b"p%d" % prefix: 10_000 for prefix in range(10) if prefix != 1})
