@@ -112,9 +112,13 @@ class Flight:
     async def _messages(self, _: Any) -> AsyncIterator[Any]:
         """The reply for one call. It is not handed on as it is, because it has to end for a call that is cancelled."""
         async for promise in self._replies:
-            yield promise if promise._value is not NO_VALUE else _SharedMessage(promise)
+            yield promise if promise._value is not NO_VALUE else _SharedMessage(promise, self)
         if asks_to_end(self._replies):
             yield END
+
+    def is_shared(self) -> bool:
+        """Whether there is more than one call that it answers."""
+        return self._calls > 1
 
     async def _until_over(self) -> None:
         if self._run is not None:
@@ -182,22 +186,29 @@ class Flight:
 
 
 class _SharedMessage(MessagePromise):
-    """A message of a run that several calls share, for one of them.
+    """A message of a run that several calls may share, for one of them.
 
     Args:
         source: The message of the run.
+        flight: The run.
     """
 
-    __slots__ = ("_source",)
+    __slots__ = ("_flight", "_source")
 
-    def __init__(self, source: MessagePromise) -> None:
+    def __init__(self, source: MessagePromise, flight: Flight) -> None:
         self._source = source
+        self._flight = flight
         super().__init__(message_class=source.message_class, start_soon=True)
 
     @property
     def metadata(self) -> Mapping[str, Any]:
         """See `MessagePromise`."""
         return self._source.metadata
+
+    def cancel(self) -> bool:
+        """See `Promise.cancel`. The work itself is stopped only if no other call wants it."""
+        stopped = super().cancel()
+        return stopped if self._flight.is_shared() else self._source.cancel() or stopped
 
     async def _streamer(self) -> AsyncIterator[str]:
         async for token in self._source:

@@ -11,6 +11,7 @@ from miniagents import InteractionContext, Message, MiniAgents, miniagent
 from miniagents.error_messages import ErrorMessage
 from miniagents.ext.cache import CacheUnavailableError, MemoryCache, cached
 from miniagents.ext.llm.budget import Budget
+from miniagents.ext.llm.openai import openai_agent
 from miniagents.ext.tools import tool
 from miniagents.testing import quiescence, run_with_virtual_clock
 from miniagents.usage import NO_USAGE, Usage, charge
@@ -18,6 +19,7 @@ from miniagents.utils import achain_loop
 from promising.sentinels import AWAIT, DEFAULT, END
 from tests.ext.cache.cached_helpers import RUN_1, Work, first_token_of, number_of, pieces_of
 from tests.promising.helpers import error_of
+from tests.support.llm_server import Gate, LLMServer, Reply
 
 
 class Verdict(Message):
@@ -436,6 +438,30 @@ async def test_who_starts_a_run_pays() -> None:
         assert await follower.usage() == NO_USAGE
         assert await agent.inquire("Hi").usage() == NO_USAGE
         assert context.usage == outer.usage == spent
+
+
+def weather(city: str) -> str:
+    """Looks up the weather."""
+    return f"Sunny in {city}"
+
+
+@pytest.mark.parametrize("what", ["message", "call"])
+async def test_model_is_asked_once(what: str) -> None:
+    """A hit sends no request; cancelling the only call, or its message, closes the response of the model."""
+    gate = Gate()
+    async with LLMServer() as server, MiniAgents():
+        server.script(Reply(("a", "b")), Reply(("first", gate, "second")))
+        agent = cached(openai_agent.fork(base_url=server.openai_url, api_key="sk-some-key", tools=[weather]))
+        first = agent.inquire("Hi")
+        assert await pieces_of(first) == await pieces_of(agent.inquire("Hi")) == [["a", "b"]]
+        assert (await first.usage()).requests == len(server.requests) == 1
+        replies = agent.inquire("Ho")
+        async for promise in replies:
+            assert await anext(aiter(promise)) == "first"
+            await gate.reached.wait()
+            assert (promise if what == "message" else replies).cancel()
+            await server.client_disconnected(1)
+            break
 
 
 async def test_run_is_limited_by_the_budgets_of_who_starts_it() -> None:

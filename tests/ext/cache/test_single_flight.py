@@ -88,6 +88,26 @@ async def test_call_that_is_cancelled_disturbs_no_other(leaving: int) -> None:
         assert await pieces_of(agent.inquire("Hi")) == RUN_1
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+async def test_message_that_is_cancelled(calls: int) -> None:
+    """Cancelling a message of the only call stops the work on it; with others it ends for that call alone."""
+    work = Work()
+    agent = cached(work.agent)
+    async with assert_no_leftovers(), MiniAgents():
+        first, *others = [agent.inquire("Hi") for _ in range(calls)]
+        async for promise in first:
+            assert await anext(aiter(promise)) == "run 1 "
+            assert promise.cancel()
+            assert not promise.cancel()
+            assert isinstance(await error_of(promise), PromiseCancelledError)
+            await quiescence()
+            assert work.cancelled == (0 if others else 1)
+            work.gate.set()
+        for other in others:
+            assert await pieces_of(other) == RUN_1
+        assert await number_of(agent.inquire("Hi")) == (1 if others else 2)
+
+
 @pytest.mark.parametrize("moment", ["before its start", "at work"])
 async def test_run_is_cancelled_with_the_last_of_its_calls(moment: str) -> None:
     """When nobody wants it any more the run ends, nothing is recorded, and an equal call starts anew."""
