@@ -35,7 +35,8 @@ class TcpProxy:
         self._server_was_last = True
         self._tasks: set[asyncio.Task[None]] = set()
         self._transports: set[asyncio.WriteTransport] = set()
-        self._muted: set[asyncio.WriteTransport] = set()
+        self._held_up: set[asyncio.WriteTransport] = set()
+        self._held: list[bytes] = []
 
     def lose_replies_to(self, words: bytes, times: int = 1) -> None:
         """Cuts a connection when the server has got these words and has replied, before the reply arrives.
@@ -51,9 +52,19 @@ class TcpProxy:
         for transport in self._transports:
             transport.abort()
 
-    def mute(self) -> None:
-        """Passes nothing on any more over the present connections, and does not cut them either."""
-        self._muted |= self._transports
+    def hold(self) -> None:
+        """Keeps what comes over the present connections."""
+        self._held_up |= self._transports
+
+    async def release(self) -> None:
+        """Lets what was kept arrive, though its sender may be gone, and waits for the replies, which nobody gets."""
+        held, self._held = self._held, []
+        for data in held:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._target)
+            writer.write(data)
+            await reader.read(1)
+            writer.close()
+            await writer.wait_closed()
 
     async def __aenter__(self) -> "TcpProxy":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context)
@@ -101,7 +112,8 @@ class TcpProxy:
                 if self._times and self._words in data:
                     self._times -= 1
                     doomed.set()
-                if writer.transport in self._muted:
+                if writer.transport in self._held_up:
+                    self._held.append(data)
                     continue
                 self.round_trips += self._server_was_last
                 self._server_was_last = False

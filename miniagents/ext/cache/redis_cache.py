@@ -125,7 +125,7 @@ class RedisCache(Cache):
         Operations can still be used, for clean-up; each opens a connection of its own then.
         """
         end = self._ends.get(asyncio.get_running_loop())
-        if end is not None:
+        if end is not None and not end.mailboxes.closed:
             await end.closing.aclose()
 
     # --- values ---

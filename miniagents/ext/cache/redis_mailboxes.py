@@ -31,12 +31,15 @@ class Mailboxes:
 
     Args:
         lines: What is used beside the connections that wait.
+
+    Attributes:
+        closed: Whether `close` was called. Nobody waits any more then.
     """
 
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._clean_up = min(_CLEAN_UP, lines.server.timeout / 2)
-        self._closed = False
+        self.closed = False
         self._idle: list[_Reader] = []
         self._waiting: dict[_Reader, asyncio.Future[None]] = {}
         self._looks = Places(lines.server, lines.size)  # only those who wait need a connection each
@@ -59,22 +62,22 @@ class Mailboxes:
         until = math.inf if timeout is None else time() + timeout
         while True:
             # In slices, so that a server is missed which is gone without a word.
-            wait = 0.0 if self._closed else min(max(until - time(), 0.0), patience / 2)
+            wait = 0.0 if self.closed else min(max(until - time(), 0.0), patience / 2)
             deadline = time() + wait + patience
             try:
                 message = await (self._take if wait else self._look)(mailbox, wait, deadline)
             except _InterruptedError as error:
-                if self._closed and wait:
+                if self.closed and wait:
                     return None
                 if time() > until + patience:
                     raise self._lines.server.unavailable("loses every connection", error.__cause__) from None
                 continue  # whether there is a message is not known: it is asked again, also when the time is over
-            if message is not None or self._closed or time() >= until:
+            if message is not None or self.closed or time() >= until:
                 return message
 
     async def close(self) -> None:
         """Wakes those who wait, and closes the connections."""
-        self._closed = True
+        self.closed = True
         if self._waiting:
             for reader in self._waiting:
                 reader.hang_up()
@@ -101,7 +104,7 @@ class Mailboxes:
         if self._lines.debts:  # what is waited for may be in the hand of somebody who could not give it back
             await self._lines.pay_debts(deadline - loop.time())
         reader = await self._open_reader(deadline)
-        if self._closed and wait:
+        if self.closed and wait:
             self._put_back(reader)
             return None
         left = self._waiting[reader] = loop.create_future()
@@ -109,7 +112,7 @@ class Mailboxes:
         try:
             return await self._moved(reader, mailbox, wait, deadline)
         except CacheUnavailableError:
-            if self._closed and wait:
+            if self.closed and wait:
                 return None
             raise
         finally:
@@ -180,7 +183,7 @@ class Mailboxes:
         return SETTLE, [reader.hand, mailbox], [what, self._lines.server.kept_ms]
 
     def _put_back(self, reader: "_Reader") -> None:
-        if self._closed or len(self._idle) >= self._lines.size:
+        if self.closed or len(self._idle) >= self._lines.size:
             reader.forget_hand()
             reader.hang_up()
         else:

@@ -5,7 +5,7 @@ import gc
 import ssl
 import threading
 import traceback
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from miniagents.ext.cache import CacheUnavailableError, RedisCache
+from miniagents.testing import CacheConformance
 from tests.support.certificate import make_certificate
 from tests.support.redis_server import StartRedis
 from tests.support.tcp_proxy import TcpProxy
@@ -32,6 +33,20 @@ def nothing_left_open() -> Iterator[None]:
     """Connections that were left open warn when they are collected, and warnings are errors."""
     yield
     gc.collect()
+
+
+class TestRedisCache(CacheConformance):
+    """What every cache does, in Redis."""
+
+    @pytest.fixture
+    async def cache(self, redis_db_url: str) -> AsyncIterator[RedisCache]:
+        async with RedisCache.from_url(redis_db_url) as cache:
+            yield cache
+
+    @pytest.fixture
+    async def other(self, cache: RedisCache, redis_db_url: str) -> AsyncIterator[RedisCache]:
+        async with RedisCache.from_url(redis_db_url) as other:
+            yield other
 
 
 # --- what the server is asked ---
@@ -188,7 +203,7 @@ async def test_closing_wakes_readers_and_leaves_no_connection(start_redis: Start
     with server.client() as client:
         while client.info("clients")["blocked_clients"] < 3:
             await asyncio.sleep(0.005)
-        await cache.close()
+        await asyncio.gather(cache.close(), cache.close())
         await cache.close()
         assert await asyncio.gather(*readers) == [None, None, [1]]
         assert await cache.get_message("box") is None

@@ -118,9 +118,10 @@ async def test_a_message_arrives_though_the_answers_to_all_questions_for_it_are_
     cache: RedisCache, proxy: TcpProxy
 ) -> None:
     """What was moved is asked for until the answer comes, and delivered once."""
-    proxy.lose_replies_to(b"~miniagents/hand", times=4)  # `open`, `open` again, the wait and the question
+    assert await cache.get_message("empty", timeout=0) is None  # there is a reader now, of which nothing is under way
+    proxy.lose_replies_to(b"~miniagents/hand", times=6)  # to the wait, and to the questions
     assert await cache.get_message("full") == "first"
-    assert proxy.lost == 4
+    assert proxy.lost == 6
     assert await messages_in(cache, "full") == ["second"]
 
 
@@ -162,12 +163,42 @@ async def test_a_dead_connection_is_not_waited_for_until_the_end(proxy: TcpProxy
         await cache.set("key", 1)
         await cache.publish_to_mailbox("box", 1)
         assert await cache.get_message("box") == 1
-        proxy.mute()
+        proxy.hold()
         assert await cache.get("key") == 1
-        proxy.mute()
+        proxy.hold()
         reading = asyncio.create_task(cache.get_message("box"))
         await cache.publish_to_mailbox("box", 2)
         assert await reading == 2
+
+
+async def test_what_arrives_late_is_not_done_a_second_time(proxy: TcpProxy) -> None:
+    """A command that was held up on its way comes when it was repeated and others have followed: nothing happens."""
+    async with RedisCache(port=proxy.port, timeout=0.4, max_connections=1) as cache:
+        await cache.contains("it connects")
+        for count in (1, 3):
+            proxy.hold()
+            assert await cache.increment("count") == count
+            assert await cache.increment("count") == count + 1
+            await proxy.release()
+        assert await cache.get("count") == 4
+
+
+async def test_a_wait_that_arrives_late_takes_nothing(proxy: TcpProxy, other: RedisCache) -> None:
+    """A reader has gone on, or left, when the server learns that it waits: the message stays where it is."""
+    async with RedisCache(port=proxy.port, timeout=0.4) as cache:
+        for cancelled in (False, True):
+            await other.publish_to_mailbox("warm up", 1)
+            assert await cache.get_message("warm up") == 1
+            proxy.hold()
+            reading = asyncio.create_task(cache.get_message("box", timeout=0.01))
+            if cancelled:
+                await asyncio.sleep(0.001)
+                reading.cancel()
+            await asyncio.wait([reading])
+            assert reading.cancelled() if cancelled else reading.result() is None
+            await other.publish_to_mailbox("box", "message")
+            await proxy.release()
+            assert await messages_in(other, "box") == ["message"]
 
 
 async def until_readers_wait(server: RedisServer, number: int) -> None:
@@ -397,6 +428,21 @@ async def test_readers_go_on_after_a_restart(start_redis: StartRedis, durable: b
         for number in range(20):
             await cache.publish_to_mailbox("box", number)
         assert sorted(await asyncio.gather(*readers)) == list(range(20))
+
+
+async def test_keys_are_found_though_the_server_counts_otherwise_after_a_restart(start_redis: StartRedis) -> None:
+    """A server that is killed in the middle of a scan, and whose keys are in another order then, leaves none out."""
+    server = start_redis(durable=True)
+    async with RedisCache(port=server.port) as cache:
+        keys = {f"key {number}" for number in range(3000)}
+        await cache.set_many(dict.fromkeys(keys, 1))
+        found: set[str] = set()
+        async for batch in cache._scan(cache.namespace):
+            if not found:
+                server.kill()
+                await asyncio.to_thread(server.start)
+            found.update(batch)
+        assert found == {cache.namespace.whole_key(key) for key in keys}
 
 
 @pytest.mark.parametrize("durable", [True, False])
