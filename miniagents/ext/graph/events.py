@@ -4,9 +4,10 @@ They are made only when somebody looks at them: a run of a hundred thousand node
 pay for it. Models are not shown them.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from miniagents.ext.labelled import LabelledPromise
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from promising.replay import COMPLETE, ReplayBuffer
@@ -22,6 +23,10 @@ __all__ = [
     "NodeRetried",
     "NodeSkipped",
     "NodeStarted",
+    "is_event",
+    "messages_in",
+    "result_in",
+    "spoken_in",
 ]
 
 
@@ -203,6 +208,11 @@ class EventPromise(MessagePromise):
         self._metadata = fields  # type: ignore[assignment]  # nobody changes it
         self._buffer = _NO_TOKENS
 
+    @property
+    def event_class(self) -> type[GraphEvent]:
+        """The kind of event."""
+        return self._message_class  # type: ignore[return-value]
+
     def __await__(self) -> Generator[Any, Any, Message]:
         if self._value is NO_VALUE:
             self._value = self._message_class(**self._metadata or {})
@@ -215,3 +225,43 @@ class EventPromise(MessagePromise):
 
     def _make_whole(self) -> Message:
         return self._message_class(**self._metadata or {})
+
+
+def spoken_in(node: str, promise: MessagePromise) -> MessagePromise:
+    """Says of a message in which node it was said.
+
+    Args:
+        node: The name of the node.
+        promise: The message, or an event of a graph that is the agent of the node.
+
+    Returns:
+        The message with `node`: the names of the nodes from the outermost one on, with slashes between them.
+    """
+    if type(promise) is EventPromise:
+        fields = promise._metadata or {}
+        inner = fields.get("node")
+        return EventPromise(promise.event_class, {**fields, "node": f"{node}/{inner}" if inner else node})
+    if isinstance(promise, LabelledPromise) and (inner := promise.metadata.get("node")):
+        node = f"{node}/{inner}"
+    return LabelledPromise(promise, {"node": node})
+
+
+def is_event(promise: MessagePromise) -> bool:
+    """Whether a message tells the progress of a graph, rather than being said by an agent."""
+    return type(promise) is EventPromise or issubclass(promise.message_class, GraphEvent)
+
+
+def messages_in(promises: Iterable[MessagePromise]) -> tuple[Message, ...]:
+    """The messages of promises that are resolved, without the events among them."""
+    return tuple(
+        one._value for one in promises if type(one) is not EventPromise and not isinstance(one._value, GraphEvent)
+    )
+
+
+def result_in(promises: Sequence[MessagePromise]) -> tuple[Message, ...] | None:
+    """The result of a graph in what it has replied; None as long as it has not ended, or if it tells no progress."""
+    last = promises[-1] if promises else None
+    if last is None or not issubclass(last.message_class, GraphFinished):
+        return None
+    results = last.metadata.get("results", {})
+    return tuple(message for messages in results.values() for message in messages)

@@ -61,11 +61,6 @@ class Node(NamedTuple):
             condition = compile_condition(policy.condition, where=f"the condition of the node {name!r}")
         return cls(name, agent, tuple(dict.fromkeys(after)), policy, condition)
 
-    @property
-    def has_events(self) -> bool:
-        """Whether its replies are those of a graph, with events among them."""
-        return isinstance(self.agent, Graph)
-
 
 class Graph(MiniAgent):
     """A graph of agents, which is an agent itself. Each node starts the moment those before it have finished.
@@ -74,7 +69,7 @@ class Graph(MiniAgent):
     The reply tells the progress while it is made: events (`NodeStarted`, `NodeFinished` and others, see
     `miniagents.ext.graph.events`) and between them the messages of all nodes, which stream, each with the name of its
     node as `node`. The last one is a `GraphFinished` with the result. With `progress=False` (for a call or a fork) the
-    reply is what the last nodes say, and nothing else.
+    reply is what the last nodes say, and nothing else (a node with several attempts says it when it has succeeded).
 
     When a node has failed, what depends on it is skipped, everything else goes on, and the error is raised at the end.
 
@@ -102,6 +97,8 @@ class Graph(MiniAgent):
     __slots__ = (
         "_cache", "_nodes", "_plan", "_pool", "max_concurrent", "max_starts", "raise_errors", "timeout",
     )  # fmt: skip
+
+    tells_progress = True  # unless it is called with `progress=False`
 
     def __init__(
         self,
@@ -193,7 +190,7 @@ class Graph(MiniAgent):
 
         def decorate(function: Callable[..., Any]) -> MiniAgent:
             agent = function if isinstance(function, MiniAgent) else miniagent(function)
-            self.add_node(name or getattr(function, "__name__", agent.alias), agent, after=after, policy=policy)
+            self.add_node(name or str(getattr(function, "__name__", agent.alias)), agent, after=after, policy=policy)
             return agent
 
         return decorate
@@ -277,11 +274,11 @@ class Graph(MiniAgent):
 
     def cache_for(self, run: "GraphRun") -> "Cache":
         """The cache that the conditions of a run read."""
-        if self._cache is None:
-            from miniagents.ext.cache import MemoryCache
+        if self._cache is not None:
+            return self._cache
+        from miniagents.ext.cache import MemoryCache
 
-            self._cache = MemoryCache()
-        return self._cache
+        return MemoryCache()
 
     def new_run(self, ctx: InteractionContext, task: Any, progress: bool) -> "GraphRun":
         """Makes a run; a vocabulary that is built on graphs has one of its own."""
@@ -289,5 +286,8 @@ class Graph(MiniAgent):
 
         return GraphRun(self, ctx, task=task, progress=progress)
 
-    async def _work(self, ctx: InteractionContext, *, task: Any = None, progress: bool = True) -> None:
+    async def _work(self, ctx: InteractionContext, **options: Any) -> None:  # none of which is a model's business
+        await self._run(ctx, **options)
+
+    async def _run(self, ctx: InteractionContext, *, task: Any = None, progress: bool = True) -> None:
         await self.new_run(ctx, task, progress).complete()

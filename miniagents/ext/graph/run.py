@@ -7,12 +7,13 @@ happened, and costs what the edges of the node cost. Nodes that wait are counter
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from contextvars import ContextVar, copy_context
 from enum import Enum
-from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from miniagents import persist
 from miniagents.ext.graph.errors import GraphDefinitionError, GraphLimitError, UnknownNodeError
 from miniagents.ext.graph.events import (
     DecisionTaken,
@@ -23,19 +24,25 @@ from miniagents.ext.graph.events import (
     NodeFinished,
     NodeRetried,
     NodeSkipped,
+    is_event,
+    spoken_in,
 )
 from miniagents.ext.graph.policy import ConcurrencyLimit, NodePolicy
-from miniagents.ext.graph.visit import Visit
+from miniagents.ext.graph.visit import Follower, Visit
 from miniagents.ext.labelled import LabelledPromise
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise, MessageType
+from promising.errors import as_seen_by_consumers
 from promising.promise import CoroutinePromise
+from promising.run import Run
+from promising.sentinels import DEFAULT
 
 if TYPE_CHECKING:
     from miniagents.agents import MiniAgent
     from miniagents.ext.cache.interface import Cache
+    from miniagents.ext.graph.conditions import CompiledCondition
     from miniagents.ext.graph.graph import Graph, Node
     from miniagents.ext.graph.resources import ResourcePool
 
@@ -105,11 +112,14 @@ class NodeRun:
         reason: Why it was skipped.
         failed_node: Of a skipped node the one whose failure it was skipped for; None if it was for another reason.
         creator: The node that has added it while the graph ran.
+        passed_over: Whether it was skipped because a decision went elsewhere; what is downstream of where that went
+            does not wait for it.
+        leaving: A call of an earlier visit that has been cancelled and still cleans up.
     """
 
     __slots__ = (
-        "after", "created", "creator", "dependents", "error", "failed_node", "last", "node", "reason", "state", "visit",
-        "visits", "waiting",
+        "after", "created", "creator", "dependents", "error", "failed_node", "last", "leaving", "node", "passed_over",
+        "reason", "state", "visit", "visits", "waiting",
     )  # fmt: skip
 
     def __init__(self, node: "Node", creator: "NodeRun | None" = None) -> None:
@@ -126,6 +136,18 @@ class NodeRun:
         self.failed_node: NodeRun | None = None
         self.creator = creator
         self.created: list[NodeRun] | None = None
+        self.passed_over = False
+        self.leaving: Run | None = None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether nobody has to wait for it any more."""
+        return self.state is NodeState.FINISHED or self.passed_over
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether whoever depends on it cannot run."""
+        return self.state in (NodeState.FAILED, NodeState.SKIPPED) and not self.passed_over
 
     def __repr__(self) -> str:
         return f"<node {self.node.name}: {self.state.value}>"
@@ -168,13 +190,19 @@ class GraphRun:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._began_at = time.time()
-        self._context = copy_context()
+        self._woken: list[Follower] = []
+        self._to_be_added: dict[str, tuple[Visit, list[Node]]] = {}  # when these visits have ended well
+        self._settling: deque[NodeRun] = deque()
+        self._own_cache: Cache | None = None
+        self.context = copy_context()
         self._end: asyncio.Future[None] = self._loop.create_future()
 
     @property
     def cache(self) -> "Cache":
         """What conditions read: the graph's, or one of the run's own."""
-        return self.graph.cache_for(self)
+        if self._own_cache is None:
+            self._own_cache = self.graph.cache_for(self)
+        return self._own_cache
 
     @property
     def pool(self) -> "ResourcePool":
@@ -204,12 +232,19 @@ class GraphRun:
         if visit is None or visit.run is not self:
             raise RuntimeError("a node is added by the agent of a node of the same run, while that is at work")
         known = self.nodes.get(name)
-        fresh = {node.name for node in visit.new_nodes or ()}
-        if name in fresh or (known is not None and known.creator is not visit.node_run):
+        if (known is not None and known.creator is not visit.node_run) or self._is_to_be_added(name):
             raise GraphDefinitionError(f"there is a node {name!r} already; give the new one another name")
+        node = Node.of(name, agent, after, policy)
+        if node.policy.resources is not None:
+            self.pool.check(node.policy.resources, where=f"the node {name!r}")
         if visit.new_nodes is None:
             visit.new_nodes = []
-        visit.new_nodes.append(Node.of(name, agent, after, policy))
+        visit.new_nodes.append(node)
+        self._to_be_added[name] = visit, visit.new_nodes
+
+    def _is_to_be_added(self, name: str) -> bool:
+        visit, nodes = self._to_be_added.get(name, (None, None))
+        return visit is not None and not visit.over and visit.new_nodes is nodes  # else that attempt counts no more
 
     def messages_of(self, name: str) -> tuple[Message, ...]:
         """What a node has replied in its last visit that ended well; nothing if there was none.
@@ -232,16 +267,17 @@ class GraphRun:
         """
         self._set_up(self.graph.plan())
         self.enter(self._begin)
+        timer = None if self.graph.timeout is None else self.later(self.graph.timeout, self._timed_out)
         try:
-            async with asyncio.timeout(self.graph.timeout) as limit:
-                await self._end
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise TimeoutError(f"{self.graph.alias} took longer than {self.graph.timeout:g} s") from error
+            await self._end
         finally:
+            if timer is not None:
+                timer.cancel()
             self._stop_all()
         self.finished()
+
+    def _timed_out(self) -> None:
+        self.halt(TimeoutError(f"{self.graph.alias} took longer than {self.graph.timeout:g} s"))
 
     def now(self) -> float:
         """Seconds since the start of the run."""
@@ -254,17 +290,21 @@ class GraphRun:
     def crash(self, error: BaseException) -> None:
         """Ends the whole run with an error."""
         if not self._end.done():
-            self._end.set_exception(error)
+            self._end.set_exception(as_seen_by_consumers(error, self.ctx))
 
     def halt(self, error: Exception) -> None:
         """Stops what runs, skips what waits, and lets the run end as one that has failed."""
         self._errors.append(error)
         for node_run in list(self.nodes.values()):
             if node_run.state is NodeState.RUNNING:
+                visit = node_run.visit
                 self._abandon(node_run)
                 node_run.error = error
                 node_run.state = NodeState.FAILED
+                node_run.failed_node = node_run
                 self._unsettled -= 1
+                if visit is not None:
+                    self._tell_failure(visit, error)
             elif node_run.state is NodeState.PENDING:
                 self._skip(node_run, str(error))
 
@@ -332,9 +372,9 @@ class GraphRun:
         visit.begin()
 
     def _stop_all(self) -> None:
-        for node_run in self.nodes.values():
-            if node_run.visit is not None:
-                self.enter(self._abandon, node_run)
+        if self._active:
+            for node_run in self.nodes.values():
+                self._abandon(node_run)
 
     def _abandon(self, node_run: NodeRun) -> None:
         visit, node_run.visit = node_run.visit, None
@@ -360,10 +400,13 @@ class GraphRun:
                 attempt=visit.attempt,
                 seconds=self.now() - visit.began,
             )
+        elif not node_run.dependents and not visit.is_final:
+            for promise in visit.replied:
+                self._reply_result(promise)
         if visit.new_nodes:
             self._add_new_nodes(node_run, visit.new_nodes)
         if jump is None:
-            self.settled(node_run)
+            self._settle(node_run)
         else:
             self.tell(DecisionTaken, node=node_run.node.name, targets=jump.targets, why=jump.why)
             self.jump(node_run, jump)
@@ -373,24 +416,28 @@ class GraphRun:
         node_run = visit.node_run
         self._active -= 1
         node_run.visit = None
+        self._tell_failure(visit, error)
+        self._settle_as_failed(node_run, error, told=True)
+
+    def _tell_failure(self, visit: Visit, error: BaseException) -> None:
         self.tell(
             NodeFailed,
-            node=node_run.node.name,
+            node=visit.node_run.node.name,
             visit=visit.number,
             attempt=visit.attempt,
             error=str(error),
             error_type=type(error).__name__,
             seconds=self.now() - visit.began,
         )
-        self._settle_as_failed(node_run, error, told=True)
 
     def visit_skipped(self, visit: Visit, reason: str) -> None:
         """Is told of a visit that has found that it should not have begun."""
         node_run = visit.node_run
         self._abandon(node_run)
         node_run.visits -= 1
+        self._starts -= 1
         self._skip(node_run, reason)
-        self.settled(node_run)
+        self._settle(node_run)
 
     def _settle_as_failed(self, node_run: NodeRun, error: BaseException, *, told: bool = False) -> None:
         node_run.error = error
@@ -403,7 +450,16 @@ class GraphRun:
             self.tell(
                 NodeFailed, node=name, visit=node_run.visits, attempt=0, error=str(error), error_type=kind, seconds=0.0
             )
-        self.settled(node_run)
+        self._settle(node_run)
+
+    def _settle(self, node_run: NodeRun) -> None:
+        """Tells of a node that has settled; what follows from that is told after it, so that calls are never nested."""
+        settling = self._settling
+        settling.append(node_run)
+        if len(settling) == 1:
+            while settling:
+                self.settled(settling[0])
+                settling.popleft()
 
     def _skip(self, node_run: NodeRun, reason: str, failed_node: NodeRun | None = None) -> None:
         node_run.state = NodeState.SKIPPED
@@ -425,17 +481,26 @@ class GraphRun:
             downstream.pop(node_run, None)
         for node_run in downstream:
             self._reset(node_run)
+        if source not in downstream:
+            self._pass_over_dependents(source, downstream, f"{source.node.name} went on with {', '.join(jump.targets)}")
         for node_run in downstream:
-            node_run.waiting = sum(dependency.state is not NodeState.FINISHED for dependency in node_run.after)
+            node_run.waiting = sum(not dependency.is_met for dependency in node_run.after)
         self._queue.extend(targets)
         for node_run in downstream:
             if node_run not in targets:
                 self._skip_if_hopeless(node_run)
-        if source not in downstream:
-            for dependent in source.dependents:
+
+    def _pass_over_dependents(self, source: NodeRun, downstream: Container[NodeRun], reason: str) -> None:
+        """Skips what depends on a node that went elsewhere, but for what is downstream of where it went."""
+        pending = [(source, reason)]
+        while pending:
+            passed, reason = pending.pop()
+            for dependent in passed.dependents:
                 if dependent.state is NodeState.PENDING and dependent not in downstream:
-                    self._skip(dependent, f"{source.node.name} went on with {', '.join(jump.targets)}")
-                    self.settled(dependent)
+                    self._skip(dependent, reason)
+                    dependent.passed_over = True
+                    pending.append((dependent, _because_of(dependent)))
+                    self._settle(dependent)
 
     def repeat_from(self, visit: Visit, target: str, error: BaseException) -> None:
         """Answers the failure of a visit by a jump: from the target on all is done again."""
@@ -481,15 +546,18 @@ class GraphRun:
         self._abandon(node_run)
         if node_run.state in _SETTLED:
             self._unsettled += 1
+        if node_run.error is not None:  # what counts is what the node ends with
+            self._errors = [error for error in self._errors if error is not node_run.error]
         node_run.state = NodeState.PENDING
         node_run.error = node_run.reason = node_run.failed_node = None
+        node_run.passed_over = False
 
     def _skip_if_hopeless(self, node_run: NodeRun) -> None:
         """Skips a pending node one of whose dependencies was settled without having finished."""
         for dependency in node_run.after:
-            if node_run.state is NodeState.PENDING and dependency.state in (NodeState.FAILED, NodeState.SKIPPED):
+            if node_run.state is NodeState.PENDING and dependency.is_hopeless:
                 self._skip(node_run, _because_of(dependency), dependency.failed_node)
-                self.settled(node_run)
+                self._settle(node_run)
 
     def _add_new_nodes(self, creator: NodeRun, nodes: Iterable["Node"]) -> None:
         waiting = [dependent for dependent in creator.dependents if dependent.state is NodeState.PENDING]
@@ -502,15 +570,12 @@ class GraphRun:
             added.append(node_run)
         creator.created = added
         for node_run in added:
-            for name in node_run.node.after:
-                self.node_named(name, f"the new node {node_run.node.name}, which depends on it,")
             self._link(node_run)
-            node_run.waiting -= sum(
-                dependency.state is NodeState.FINISHED and dependency is not creator for dependency in node_run.after
-            )
+            node_run.waiting -= sum(dependency.is_met and dependency is not creator for dependency in node_run.after)
         own = {creator, *added}
+        elsewhere = self._downstream_of(node_run for node_run in added if not own.issuperset(node_run.after))
         for node_run in added:
-            if own.issuperset(node_run.after):
+            if node_run not in elsewhere:  # else it may wait for those who would wait for it
                 for dependent in waiting:
                     if dependent not in own and dependent not in node_run.dependents:
                         dependent.after.append(node_run)
@@ -520,6 +585,24 @@ class GraphRun:
                 self._queue.append(node_run)
             else:
                 self._skip_if_hopeless(node_run)
+
+    def check_new_nodes(self, nodes: Iterable["Node"]) -> None:
+        """Looks whether nodes can be added.
+
+        Raises:
+            GraphDefinitionError: They wait for each other in a ring.
+            UnknownNodeError: One depends on a node that there is not.
+        """
+        after = {node.name: node.after for node in nodes}
+        for name, dependencies in after.items():
+            for dependency in dependencies:
+                if dependency not in after:
+                    self.node_named(dependency, f"the new node {name}, which depends on it,")
+        try:
+            TopologicalSorter(after).prepare()
+        except CycleError as error:
+            ring = " -> ".join(reversed(error.args[1]))
+            raise GraphDefinitionError(f"new nodes wait for each other in a ring: {ring}") from None
 
     def _withdraw_created(self, creators: Iterable[NodeRun]) -> list[NodeRun]:
         """Takes out what was added by nodes that will run again: they will add what is needed then."""
@@ -534,13 +617,14 @@ class GraphRun:
                     self._unsettled -= 1
                 node_run.state = NodeState.IDLE
                 del self.nodes[node_run.node.name]
-                for dependency in node_run.after:
-                    dependency.dependents.remove(node_run)
-                for dependent in node_run.dependents:
-                    dependent.after.remove(node_run)
                 withdrawn.append(node_run)
                 if node_run.created:
                     pending.append(node_run)
+        gone = set(withdrawn)
+        for dependency in {dependency for node_run in withdrawn for dependency in node_run.after}:
+            dependency.dependents = [one for one in dependency.dependents if one not in gone]
+        for dependent in {dependent for node_run in withdrawn for dependent in node_run.dependents}:
+            dependent.after = [one for one in dependent.after if one not in gone]
         return withdrawn
 
     # --- taking up a run: what happened in another process is set, not done ---
@@ -574,7 +658,10 @@ class GraphRun:
     def recount(self) -> None:
         """Counts anew what each pending node waits for, after nodes were restored."""
         for node_run in self.nodes.values():
-            node_run.waiting = sum(dependency.state is not NodeState.FINISHED for dependency in node_run.after)
+            for dependency in node_run.after if node_run.state is NodeState.PENDING else ():
+                # Who depends on one that was skipped, and was not skipped for that, was to go on without it.
+                dependency.passed_over = dependency.state is NodeState.SKIPPED
+            node_run.waiting = sum(not dependency.is_met for dependency in node_run.after)
 
     # --- hooks: what vocabularies can have otherwise ---
 
@@ -589,7 +676,19 @@ class GraphRun:
     def call(self, visit: Visit) -> MessageSequencePromise:
         """Calls the agent of a node."""
         self.make_current(visit)
-        return visit.node_run.node.agent.inquire(self.inputs_of(visit.node_run))
+        return self.inquire_inside(visit.node_run.node.agent, self.inputs_of(visit.node_run))
+
+    def inquire_inside(self, agent: "MiniAgent", messages: MessageType, **arguments: Any) -> MessageSequencePromise:
+        """Calls an agent such that the run knows of its errors, and gets its progress only if somebody wants that."""
+        if not self.progress and getattr(agent, "tells_progress", False):
+            arguments["progress"] = False
+        if agent._errors_as_messages is DEFAULT:  # what else the context says is meant for the errors of the graph
+            arguments["errors_as_messages"] = False
+        return agent.inquire(messages, **arguments)
+
+    def condition_holds(self, condition: "CompiledCondition") -> Awaitable[bool]:
+        """Evaluates the condition of a node."""
+        return condition.holds(self.cache, self.task)
 
     def inputs_of(self, node_run: NodeRun) -> MessageType:
         """What the agent of a node is sent: what those before it have replied, or what the graph was sent."""
@@ -635,20 +734,17 @@ class GraphRun:
         """Is told of an attempt that will be followed by another one."""
 
     def settled(self, node_run: NodeRun) -> None:
-        """Is told of a node that has finished, failed or been skipped, and tells those that wait for it."""
-        pending = [node_run]
-        while pending:
-            ended = pending.pop()
-            for dependent in ended.dependents:
-                if dependent.state is not NodeState.PENDING:
-                    continue
-                if ended.state is NodeState.FINISHED:
-                    dependent.waiting -= 1
-                    if not dependent.waiting:
-                        self._queue.append(dependent)
-                else:
-                    self._skip(dependent, _because_of(ended), ended.failed_node)
-                    pending.append(dependent)
+        """Is told of each node that has finished, failed or been skipped, and tells those that wait for it."""
+        for dependent in node_run.dependents:
+            if dependent.state is not NodeState.PENDING:
+                continue
+            if node_run.state is NodeState.FINISHED:
+                dependent.waiting -= 1
+                if not dependent.waiting:
+                    self._queue.append(dependent)
+            elif not node_run.passed_over:
+                self._skip(dependent, _because_of(node_run), node_run.failed_node)
+                self._settle(dependent)
 
     def all_settled(self) -> None:
         """Is told that nothing runs and nothing waits: the run ends here."""
@@ -663,17 +759,15 @@ class GraphRun:
         self.crash(GraphDefinitionError(f"{names} can never start: what they wait for will not happen"))
 
     def forward(self, visit: Visit, promise: MessagePromise) -> None:
-        """Passes on what an agent has replied."""
+        """Passes on what an agent has replied, while it does."""
         if self.progress:
-            name = visit.node_run.node.name
-            fields = promise._metadata
-            label = {"node": f"{name}/{fields['node']}" if fields and "node" in fields else name}
-            if type(promise) is EventPromise:
-                self.ctx.reply(EventPromise(promise.message_class, {**(fields or {}), **label}))
-            else:
-                self.ctx.reply(LabelledPromise(promise, label))
-        elif not visit.node_run.dependents and type(promise) is not EventPromise:
-            self.ctx.reply(promise)
+            self.reply(spoken_in(visit.node_run.node.name, promise))
+        elif not visit.node_run.dependents and visit.is_final:
+            self._reply_result(promise)
+
+    def _reply_result(self, promise: MessagePromise) -> None:
+        if not is_event(promise):
+            self.reply(promise if self.graph.raise_errors else LabelledPromise(promise, {}))
 
     def finished(self) -> None:
         """Is called when all nodes have settled.
@@ -696,7 +790,10 @@ class GraphRun:
                 seconds=self.now(),
             )
         if self._errors and self.graph.raise_errors:
-            raise self._errors[0]
+            first, *others = self._errors
+            for error in others:
+                first.add_note(f"what else has failed in {self.graph.alias}: {type(error).__name__}: {error}")
+            raise first
 
     # --- how steps are made ---
 
@@ -709,37 +806,53 @@ class GraphRun:
         if self.progress:
             fields["graph"] = self.graph.alias
             fields["time"] = self.now()
-            self.ctx.reply(EventPromise(event_class, fields))
+            self.reply(EventPromise(event_class, fields))
+
+    def reply(self, promise: MessagePromise) -> None:
+        """Adds to the reply of the graph."""
+        if persist.contexts_with_handlers:
+            self.ctx.reply(promise)
+        else:
+            self.ctx._replies.add(promise)  # the same, as fast as it can be
+
+    def wake(self, follower: Follower) -> None:
+        """Something has come for a visit: it goes on at the next turn of the event loop, together with others."""
+        self._woken.append(follower)
+        if len(self._woken) == 1:
+            self.soon(self._follow_woken)
+
+    def _follow_woken(self) -> None:
+        woken, self._woken = self._woken, []
+        for follower in woken:
+            follower.visit.follow(follower)
 
     def enter(self, step: Callable[..., None], *args: Any) -> None:
         """Makes a step from outside: in the context of the run, and with all that follows from it."""
-        self._context.run(self._step, step, *args)
+        self.context.run(self.make_step, step, *args)
 
     def soon(self, step: Callable[..., None], *args: Any) -> None:
         """Makes a step at the next turn of the event loop."""
-        self._loop.call_soon(self._step, step, *args, context=self._context)
+        self._loop.call_soon(self.make_step, step, *args, context=self.context)
 
     def later(self, delay: float, step: Callable[..., None]) -> asyncio.TimerHandle:
         """Makes a step after some seconds."""
-        return self._loop.call_later(delay, self._step, step, context=self._context)
+        return self._loop.call_later(delay, self.make_step, step, context=self.context)
 
     def when(self, waiter: "asyncio.Future[None]", step: Callable[..., None], *args: Any) -> None:
         """Makes a step when something has happened."""
-        waiter.add_done_callback(partial(self._woken, step, args), context=self._context)
+        waiter.add_done_callback(lambda _: self.make_step(step, *args), context=self.context)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> CoroutinePromise[None]:
+    def start(self, work: Awaitable[Any]) -> CoroutinePromise[Any]:
         """Starts work that belongs to the run."""
-        promise: CoroutinePromise[None] = CoroutinePromise(work)
+        promise: CoroutinePromise[Any] = CoroutinePromise(work)
         if promise._context is not None:
             promise._start_now()
         return promise
 
-    def _woken(self, step: Callable[..., None], args: tuple[Any, ...], waiter: "asyncio.Future[None]") -> None:
-        if not waiter.cancelled():
-            waiter.exception()  # what it says is found again by the step
-        self._step(step, *args)
-
-    def _step(self, step: Callable[..., None], *args: Any) -> None:
+    def make_step(self, step: Callable[..., None], *args: Any) -> None:
+        """Makes a step inside of the context of the run, unless that is over."""
+        if self._end.done():
+            return
         try:
             step(*args)
             self._drain()
@@ -756,9 +869,4 @@ def _result_of(node_run: NodeRun) -> MessageType:
     visit = node_run.last
     if visit is None:
         return None
-    replies = visit.replies
-    if not visit.node_run.node.has_events:
-        return replies
-    finished = visit._promises[-1]._metadata if visit._promises else None
-    results = (finished or {}).get("results", {})
-    return list(results.values())
+    return visit.messages if visit.has_events else visit.replies

@@ -1,19 +1,21 @@
 """One visit of a node: admission, the call of its agent, further attempts, and what came of it.
 
 All of it happens in callbacks that run one after the other in the context of the run, so that there is nothing to lock
-and no task beside that of the agent. What has to be awaited (a condition, a place, a message that still streams) gets
+and no task beside that of the agent. What has to be awaited (a condition, resources, a message that still streams) gets
 a task for as long as that takes.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from miniagents.ext.graph.events import EventPromise, NodeRetried, NodeStarted
+from miniagents.ext.graph.events import EventPromise, NodeRetried, NodeStarted, messages_in, result_in
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise
 from promising.errors import PromiseCancelledError
-from promising.promise import CoroutinePromise
+from promising.promise import Promise
+from promising.run import Run
 from promising.sentinels import NO_VALUE
 from promising.sequence import AT_END, NOTHING_YET, FlatReader
 from promising.waiters import park
@@ -21,11 +23,35 @@ from promising.waiters import park
 if TYPE_CHECKING:
     from asyncio import TimerHandle
 
+    from miniagents.ext.graph.graph import Node
     from miniagents.ext.graph.policy import ConcurrencyLimit, NodePolicy
     from miniagents.ext.graph.resources import Allocation
     from miniagents.ext.graph.run import GraphRun, Jump, NodeRun
 
-__all__ = ["Visit"]
+__all__ = ["Follower", "Visit"]
+
+
+class Follower(FlatReader[MessagePromise]):
+    """Reads the reply of one attempt. It stands in parking lots in place of a future: there is no task to wake.
+
+    Args:
+        replies: The reply.
+        visit: Whose attempt it is.
+    """
+
+    __slots__ = ("visit",)
+
+    def __init__(self, replies: MessageSequencePromise, visit: "Visit") -> None:
+        super().__init__(replies)
+        self.visit = visit
+
+    def done(self) -> bool:
+        """Whether nobody waits any more; see `asyncio.Future`."""
+        return self.visit.follower is not self
+
+    def set_result(self, _: None) -> None:
+        """Something has come; see `asyncio.Future`."""
+        self.visit.run.wake(self)
 
 
 class Visit:
@@ -38,15 +64,17 @@ class Visit:
     Attributes:
         number: Which visit of the node in this run, from 1.
         attempt: The number of the attempt at work, or of the last one, from 1.
+        began: When it began, in seconds since the start of the run.
         replies: What the agent replies in that attempt.
+        follower: Who reads that, as long as more of it is to come.
         over: Whether nothing of it counts any more.
         new_nodes: What is to be added to the graph when the visit has ended well.
         value: Whatever the agent wants the run to know, in the vocabularies that are built on graphs.
     """
 
     __slots__ = (
-        "_allocation", "_entered", "_line", "_promises", "_timer", "_work", "attempt", "began", "new_nodes", "node_run",
-        "number", "over", "replies", "run", "value",
+        "_admissible", "_allocation", "_inside", "_limits", "_line", "_promises", "_started", "_timer", "_work",
+        "attempt", "began", "follower", "new_nodes", "node_run", "number", "over", "replies", "run", "value",
     )  # fmt: skip
 
     def __init__(self, run: "GraphRun", node_run: "NodeRun") -> None:
@@ -56,15 +84,19 @@ class Visit:
         self.attempt = 0
         self.began = run.now()
         self.replies: MessageSequencePromise | None = None
+        self.follower: Follower | None = None
         self.over = False
-        self.new_nodes: list[Any] | None = None
+        self.new_nodes: list[Node] | None = None
         self.value: Any = None
         self._promises: list[MessagePromise] = []
-        self._entered: list[ConcurrencyLimit] | None = None
+        self._admissible = node_run.node.condition is None
+        self._started = False
+        self._limits: tuple[ConcurrencyLimit, ...] = ()
+        self._inside = 0  # how many of the limits it has a place in
         self._line: ConcurrencyLimit | None = None  # where it waits for a place
         self._allocation: Allocation | None = None
-        self._timer: TimerHandle | None = None
-        self._work: CoroutinePromise[None] | None = None
+        self._timer: TimerHandle | None = None  # for a pause, or the limit of time
+        self._work: Promise[Any] | None = None  # what has to be awaited before it goes on
 
     @property
     def policy(self) -> "NodePolicy":
@@ -73,81 +105,25 @@ class Visit:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What the agent has replied in its last attempt, when the visit has ended well."""
-        return tuple(promise._value for promise in self._promises if type(promise) is not EventPromise)
+        """What the agent has replied in its last attempt, when the visit has ended well; of a graph its result."""
+        result = result_in(self._promises) if self.has_events else None
+        return messages_in(self._promises) if result is None else result
 
-    # --- admission ---
+    @property
+    def has_events(self) -> bool:
+        """Whether what is replied is what a graph replies, with events in it."""
+        return getattr(self.node_run.node.agent, "tells_progress", False)
 
-    def begin(self) -> None:
-        """Begins: the agent is called as soon as condition, places and resources allow it."""
-        condition = self.node_run.node.condition
-        if condition is None:
-            self._admit()
-        else:
-            self._do(condition.holds(self.run.cache, self.run.task), self._condition_known)
-
-    def _condition_known(self, holds: bool) -> None:
-        if holds:
-            self._admit()
-        else:
-            self.run.visit_skipped(self, f"its condition does not hold: {self.node_run.node.condition.source}")
-
-    def _admit(self) -> None:
+    @property
+    def is_final(self) -> bool:
+        """Whether what is being replied cannot be followed by another attempt."""
         policy = self.policy
-        limits = (*self.run.limits, *policy.concurrency) if policy.concurrency else self.run.limits
-        if limits and not self._enter(limits):
-            return
-        if policy.resources is not None and self._allocation is None:
-            pool, name = self.run.pool, self.node_run.node.name
-            self._allocation = pool.try_acquire(
-                name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
-            )
-            if self._allocation is None:
-                waiting = pool.acquire(name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt)
-                self._do(waiting, self._allocated)
-                return
-        self._admitted()
+        return policy.attempts == 1 and not policy.preemptible
 
-    def _enter(self, limits: "tuple[ConcurrencyLimit, ...]") -> bool:
-        """Takes a place in each of the limits, one after the other; False if it has to wait for one."""
-        if self._entered is None:
-            self._entered = []
-        for limit in limits[len(self._entered) :]:
-            if not limit.enter(self._place_given):
-                self._line = limit
-                return False
-            self._entered.append(limit)
-        return True
-
-    def _place_given(self) -> None:
-        assert self._line is not None
-        assert self._entered is not None
-        self._entered.append(self._line)
-        self._line = None
-        self.run.soon(self._go_on_entering)
-
-    def _go_on_entering(self) -> None:
-        if not self.over:
-            self._admit()
-
-    def _allocated(self, allocation: "Allocation") -> None:
-        self._allocation = allocation
-        self._admitted()
-
-    def _admitted(self) -> None:
-        before = self.run.before_attempt(self)
-        if before is None:
-            self._call()
-        else:
-            self._do(before, lambda _: self._call())
-
-    def _preempt(self) -> None:
-        self.run.soon(self._preempted)
-
-    def _preempted(self) -> None:
-        if not self.over and self._allocation is not None:
-            self.attempt -= 1  # it was no failure
-            self._stop_call(self._admit)
+    @property
+    def replied(self) -> tuple[MessagePromise, ...]:
+        """What the agent has replied so far in its last attempt, events of graphs included."""
+        return tuple(self._promises)
 
     def restore(self, messages: Iterable[Message]) -> None:
         """Says what the agent has replied in another process."""
@@ -155,48 +131,138 @@ class Visit:
         self.replies = MessageSequencePromise.on_messages(list(messages))
         self._promises = list(self.replies._buffer)
 
+    # --- admission ---
+
+    def begin(self) -> None:
+        """Begins: the agent is called as soon as condition, places and resources allow it."""
+        leaving = self.node_run.leaving
+        if leaving is None or leaving._over:
+            self._begin_attempt()
+        else:
+            self._when_over(leaving, self._begin_attempt)
+
+    def _begin_attempt(self) -> None:
+        if self._admissible:
+            self._admit()
+        else:
+            condition = self.node_run.node.condition
+            assert condition is not None
+            self._do(self.run.condition_holds(condition), self._condition_known, self._not_admitted)
+
+    def _condition_known(self, holds: bool) -> None:
+        if holds:
+            self._admissible = True
+            self._admit()
+        else:
+            condition = self.node_run.node.condition
+            assert condition is not None
+            self.run.visit_skipped(self, f"its condition does not hold: {condition.source}")
+
+    def _admit(self) -> None:
+        policy = self.policy
+        self._limits = (*policy.concurrency, *self.run.limits) if policy.concurrency else self.run.limits
+        if self._limits and not self._enter():
+            return
+        if policy.resources is None:
+            self._admitted(None)
+            return
+        name, pool = self.node_run.node.name, self.run.pool
+        self._allocation = pool.try_acquire(
+            name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
+        )
+        if self._allocation is None:
+            self._do(self._acquire(), self._admitted, self._not_admitted)
+        else:
+            self._admitted(None)
+
+    def _enter(self) -> bool:
+        """Takes a place in each of the limits, one after the other; False if it has to wait for one."""
+        for limit in self._limits[self._inside :]:
+            if not limit.enter(self._place_given):
+                self._line = limit
+                return False
+            self._inside += 1
+        return True
+
+    def _place_given(self) -> None:
+        self._line = None
+        self._inside += 1
+        self.run.soon(self._go_on_entering)
+
+    def _go_on_entering(self) -> None:
+        if not self.over:
+            self._admit()
+
+    async def _acquire(self) -> None:
+        policy = self.policy
+        assert policy.resources is not None
+        self._allocation = await self.run.pool.acquire(
+            self.node_run.node.name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
+        )
+
+    def _admitted(self, _: object) -> None:
+        before = self.run.before_attempt(self)
+        if before is None:
+            self._call(None)
+        else:
+            self._do(before, self._call, self._not_admitted)
+
+    def _not_admitted(self, error: BaseException) -> None:
+        self.attempt += 1
+        self._attempt_failed(error)
+
     # --- one attempt ---
 
-    def _call(self) -> None:
-        run = self.run
+    def _call(self, _: object) -> None:
+        run, policy = self.run, self.policy
         self.attempt += 1
-        if self.attempt == 1 and run.progress:
-            run.tell(NodeStarted, node=self.node_run.node.name, visit=self.number)
+        if not self._started:
+            self._started = True
+            if run.progress:
+                run.tell(NodeStarted, node=self.node_run.node.name, visit=self.number)
         self._promises = []
+        self.new_nodes = None
         try:
-            self.replies = run.call(self)
+            replies = self.replies = run.call(self)
         except Exception as error:
             self._attempt_failed(error)
             return
-        if self.policy.timeout is not None:
-            self._timer = run.later(self.policy.timeout, self._timed_out)
-        self._follow(FlatReader(self.replies))
+        if policy.timeout is not None:
+            self._timer = run.later(policy.timeout, self._timed_out)
+        self.follower = Follower(replies, self)
+        self.follow(self.follower)
 
-    def _follow(self, reader: FlatReader[MessagePromise]) -> None:
-        """Passes on what the agent has replied since, and comes back for more."""
-        if self.over or self.replies is None or reader._sequence is None:
+    def follow(self, follower: Follower) -> None:
+        """Passes on what the agent has replied since, and comes back for more.
+
+        Args:
+            follower: Of which attempt; nothing happens if that has been stopped.
+        """
+        if follower is not self.follower:
             return
         promises, forward = self._promises, self.run.forward
-        try:
-            while (promise := reader.next_nowait()) is not AT_END:
-                if promise is NOTHING_YET:
-                    waiter = park(reader.parking_lot())
-                    self.run.when(waiter, self._follow_if_current, reader, self.replies)
-                    return
-                promises.append(promise)
-                forward(self, promise)
-        except BaseException as error:
-            self._attempt_failed(error)
-            return
-        unresolved = [one for one in promises if one._value is NO_VALUE and type(one) is not EventPromise]
+        while True:
+            try:
+                promise = follower.next_nowait()
+            except BaseException as error:
+                self._attempt_failed(error)
+                return
+            if promise is AT_END:
+                break
+            if promise is NOTHING_YET:
+                follower.parking_lot().append(follower)  # type: ignore[arg-type]  # it does what is needed of a future
+                return
+            promises.append(promise)
+            forward(self, promise)
+        self.follower = None
+        if self.has_events and result_in(promises) is not None:
+            unresolved = []  # the graph has waited for what counts
+        else:
+            unresolved = [one for one in promises if one._value is NO_VALUE and type(one) is not EventPromise]
         if unresolved:
             self._do(_all_of(unresolved), self._attempt_succeeded)
         else:
             self._attempt_succeeded(None)
-
-    def _follow_if_current(self, reader: FlatReader[MessagePromise], replies: MessageSequencePromise) -> None:
-        if replies is self.replies:
-            self._follow(reader)
 
     def _timed_out(self) -> None:
         self._timer = None
@@ -205,6 +271,7 @@ class Visit:
 
     def _attempt_succeeded(self, _: object) -> None:
         self._stop_timer()
+        self._give_back(self._take_out())
         try:
             outcome = self.run.outcome(self)
         except Exception as error:
@@ -216,6 +283,12 @@ class Visit:
             self._decided(outcome)
 
     def _decided(self, jump: "Jump | None") -> None:
+        if self.new_nodes:
+            try:
+                self.run.check_new_nodes(self.new_nodes)
+            except Exception as error:
+                self._attempt_failed(error)
+                return
         before = self.run.before_release(self, jump)
         if before is None:
             self._release(jump)
@@ -224,33 +297,50 @@ class Visit:
 
     def _release(self, jump: "Jump | None") -> None:
         self.over = True
-        self._give_back()
         self.run.visit_finished(self, jump)
 
     def _attempt_failed(self, error: BaseException) -> None:
         if not isinstance(error, Exception):
             self.run.crash(error)
             return
-        policy = self.policy
-        cancelled = isinstance(error, PromiseCancelledError)
-        if self.attempt < policy.attempts and not cancelled and policy.retry_if(error):
-            delay = policy.backoff(self.attempt)
-            self.run.tell(
-                NodeRetried,
-                node=self.node_run.node.name,
-                visit=self.number,
-                attempt=self.attempt,
-                error=str(error),
-                error_type=type(error).__name__,
-                delay=delay,
-            )
-            self.run.attempt_failed(self, error)
-            self._stop_call(lambda: self._try_again_after(delay))
+        delay: float | None = None
+        try:
+            if self._is_worth_a_retry(error):
+                delay = max(0.0, float(self.policy.backoff(self.attempt)))
+        except Exception as other:
+            other.__context__ = error
+            error = other
+        if delay is None:
+            self._stop_call(partial(self._fail, error))
             return
-        before = self.run.before_failure(self, error)
-        self._stop_call(lambda: self._fail(error, before))
+        self._tell_retry(str(error), type(error).__name__, delay)
+        self.run.attempt_failed(self, error)
+        self._stop_call(partial(self._try_again_after, delay))
 
-    def _fail(self, error: Exception, before: Awaitable[object] | None) -> None:
+    def _is_worth_a_retry(self, error: Exception) -> bool:
+        policy = self.policy
+        return (
+            self.attempt < policy.attempts
+            and not isinstance(error, PromiseCancelledError)
+            and bool(policy.retry_if(error))
+        )
+
+    def _tell_retry(self, error: str, error_type: str, delay: float) -> None:
+        self.run.tell(
+            NodeRetried,
+            node=self.node_run.node.name,
+            visit=self.number,
+            attempt=self.attempt,
+            error=error,
+            error_type=error_type,
+            delay=delay,
+        )
+
+    def _try_again_after(self, delay: float) -> None:
+        self._timer = self.run.later(delay, self._begin_attempt)
+
+    def _fail(self, error: Exception) -> None:
+        before = self.run.before_failure(self, error)
         if before is None:
             self._failed(error)
         else:
@@ -259,9 +349,6 @@ class Visit:
     def _failed(self, error: BaseException) -> None:
         self.over = True
         self.run.visit_failed(self, error)
-
-    def _try_again_after(self, delay: float) -> None:
-        self._timer = self.run.later(delay, self._admit)
 
     # --- stopping ---
 
@@ -273,37 +360,63 @@ class Visit:
             self._line = None
         self._stop_call(None)
 
+    def _preempt(self) -> None:
+        self.run.soon(self._preempted)
+
+    def _preempted(self) -> None:
+        if self.over or self._allocation is None:
+            return
+        if self.replies is not None:  # else it was about to be called
+            self._tell_retry("its resources are needed for a node of a higher priority", "Preempted", 0.0)
+            self.attempt -= 1  # it was no failure
+        self._stop_call(self._begin_attempt)
+
     def _stop_call(self, then: Callable[[], None] | None) -> None:
-        """Cancels the call, with all that it has started, and gives back what was held when that has cleaned up."""
+        """Cancels the call, with all that it has started, and gives back what is held when that has cleaned up.
+
+        Args:
+            then: How to go on after that, unless the visit has been abandoned; None if it is.
+        """
         self._stop_timer()
         work, self._work = self._work, None
         if work is not None:
             work.cancel()
         replies, self.replies = self.replies, None
+        self.follower = None
+        held = self._take_out()
         call = None
         if replies is not None:
             replies.cancel()
             call = replies._run
         if call is None or call._over:
-            self._give_back()
+            self._give_back(held)
             if then is not None:
                 then()
         else:
-            self._do(call._wait_until_over(), lambda _: self._stopped(then), always=True)
+            self.node_run.leaving = call
+            self._when_over(call, partial(self._stopped, held, then), always=True)
 
-    def _stopped(self, then: Callable[[], None] | None) -> None:
-        self._give_back()
+    def _stopped(self, held: "_Held | None", then: Callable[[], None] | None) -> None:
+        self.node_run.leaving = None
+        self._give_back(held)
         if then is not None and not self.over:
-            then()
+            self.run.make_step(then)
 
-    def _give_back(self) -> None:
-        if self._allocation is not None:
-            self._allocation.release()
-            self._allocation = None
-        if self._entered:
-            for limit in self._entered:
+    def _take_out(self) -> "_Held | None":
+        """What is held now is held by the visit no more; whoever gets it has to give it back."""
+        if not self._inside and self._allocation is None:
+            return None
+        held = (self._limits[: self._inside], self._allocation)
+        self._inside, self._allocation = 0, None
+        return held
+
+    def _give_back(self, held: "_Held | None") -> None:
+        if held is not None:
+            limits, allocation = held
+            if allocation is not None:
+                allocation.release()
+            for limit in limits:
                 limit.leave()
-        self._entered = None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -317,33 +430,48 @@ class Visit:
         work: Awaitable[Any],
         then: Callable[[Any], None],
         otherwise: Callable[[BaseException], None] | None = None,
-        *,
-        always: bool = False,
     ) -> None:
         """Awaits something in a task, and goes on with its result; an error is one of the attempt.
 
         Args:
             work: What to await.
             then: Gets the result.
-            otherwise: Gets an error.
-            always: Whether to go on also when the visit is over by then.
+            otherwise: Gets an error instead.
         """
+        promise = self._work = self.run.start(work)
+        if promise._waiters is None:
+            promise._waiters = []
+        self.run.when(park(promise._waiters), self._done, promise, then, otherwise or self._attempt_failed)
 
-        async def await_it() -> None:
-            try:
-                result = await work
-            except Exception as error:
-                step, outcome = otherwise or self._attempt_failed, error
-            else:
-                step, outcome = then, result
-            if self._work is promise:
-                self._work = None  # so that what follows does not cancel this very task
-            if always or not self.over:
-                self.run.enter(step, outcome)
+    def _done(
+        self, promise: Promise[Any], then: Callable[[Any], None], otherwise: Callable[[BaseException], None]
+    ) -> None:
+        if promise is not self._work:
+            return  # it was stopped, and whatever came of it
+        self._work = None
+        failure = promise._failure
+        if failure is None:
+            then(promise._value)
+        else:
+            failure.consume()
+            otherwise(failure.error)
 
-        promise = self.run.start(await_it())
-        if not always:
-            self._work = promise
+    def _when_over(self, call: Run, then: Callable[[], None], *, always: bool = False) -> None:
+        """Goes on when a call has ended with all that it has started."""
+        if call._end_waiters is None:
+            call._end_waiters = []
+        waiter = park(call._end_waiters)
+        if always:
+            waiter.add_done_callback(lambda _: then(), context=self.run.context)
+        else:
+            self.run.when(waiter, self._unless_over, then)
+
+    def _unless_over(self, then: Callable[[], None]) -> None:
+        if not self.over:
+            then()
+
+
+_Held: TypeAlias = tuple[tuple["ConcurrencyLimit", ...], "Allocation | None"]
 
 
 async def _all_of(promises: list[MessagePromise]) -> None:
