@@ -1,9 +1,10 @@
 """What is said of a node beside which agent it is: when it runs, how often, how long, and next to how many others."""
 
 import math
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
 
 from miniagents.message import Message
@@ -18,6 +19,7 @@ Targets: TypeAlias = str | Sequence[str] | None
 Decide: TypeAlias = Callable[[tuple[Message, ...]], Targets | Awaitable[Targets]]
 """Gets the messages of a node that has finished, and names the node, or nodes, to jump to; None to go on."""
 
+_next_number = count().__next__
 _FIRST_DELAY, _LONGEST_DELAY = 0.05, 30.0
 
 
@@ -44,19 +46,25 @@ def _any_error(error: BaseException) -> bool:
 class ConcurrencyLimit:
     """So many nodes at once, first come first served. One object can be shared by nodes, graphs and runs.
 
+    A node that is a graph keeps its place for as long as that runs, so that nodes inside need a limit of their own.
+
     Args:
         limit: How many.
 
     Raises:
         ValueError: The limit is not positive.
+
+    Attributes:
+        number: Who takes places in several limits takes them in this order, so that nobody holds what another waits for.
     """
 
     def __init__(self, limit: int) -> None:
         if limit < 1:
             raise ValueError(f"a limit of {limit} lets nothing run; give at least 1")
         self.limit = limit
+        self.number = _next_number()
         self._inside = 0
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: OrderedDict[Callable[[], None], None] = OrderedDict()
 
     def enter(self, callback: Callable[[], None]) -> bool:
         """Takes a place, or gets in line for one.
@@ -70,17 +78,18 @@ class ConcurrencyLimit:
         if self._inside < self.limit:
             self._inside += 1
             return True
-        self._waiting.append(callback)
+        self._waiting[callback] = None
         return False
 
     def forget(self, callback: Callable[[], None]) -> None:
         """Gets out of the line."""
-        self._waiting = deque(other for other in self._waiting if other != callback)
+        self._waiting.pop(callback, None)
 
     def leave(self) -> None:
         """Gives a place back, to the first in line."""
         if self._waiting:
-            self._waiting.popleft()()
+            callback, _ = self._waiting.popitem(last=False)
+            callback()
         else:
             self._inside -= 1
 
@@ -97,7 +106,7 @@ class NodePolicy:
         retry_if: Whether an error is worth another attempt.
         timeout: How many seconds one attempt may take. What takes longer fails with a TimeoutError.
         max_visits: How often jumps can bring a run here, the first visit included.
-        concurrency: Limits shared with other nodes: it runs only while each of them has a place.
+        concurrency: Limits shared with other nodes: it runs only while it has a place in each of them.
         resources: What of the graph's resource pool it takes while it runs.
         preemptible: Whether it may be stopped, and started again later, for a node of a higher priority.
         decide: Where the run jumps to when the node has finished; see `Decide`.
@@ -121,3 +130,6 @@ class NodePolicy:
             raise ValueError(f"max_visits is {self.max_visits}; a node is visited at least once")
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ValueError(f"timeout is {self.timeout!r} s; give a positive number, or None for no limit")
+        if self.concurrency:
+            limits = sorted(set(self.concurrency), key=lambda limit: limit.number)
+            object.__setattr__(self, "concurrency", tuple(limits))  # the object is frozen
