@@ -56,10 +56,10 @@ async def test_what_cannot_be_changed_is_given_back_as_it_is() -> None:
 def test_the_least_recently_used_goes(max_entries: int) -> None:
     """Whatever is done to it, the cache holds what was used last, and no more."""
 
-    @settings(max_examples=60)
+    @settings(max_examples=150)
     @given(
         st.lists(
-            st.tuples(st.sampled_from(["set", "get", "get", "increment", "delete", "many", "add"]), st.integers(0, 7)),
+            st.tuples(st.sampled_from(["set", "get", "get", "increment", "delete", "many", "add"]), st.integers(0, 5)),
             max_size=40,
         )
     )
@@ -149,6 +149,65 @@ def test_no_read_is_stale(steps: list[tuple[str, str, str, Any]]) -> None:
     run_with_virtual_clock(main())
 
 
+async def test_a_read_is_a_use() -> None:
+    """Each read counts, not only the first one."""
+    cache = MemoryCache(max_entries=2)
+    await cache.set("a", "x")
+    await cache.get("a")
+    await cache.set("b", "x")
+    await cache.get("a")
+    await cache.set("c", "x")
+    assert await cache.keys() == ["miniagents:a", "miniagents:c"]
+
+
+def test_what_has_expired_is_not_there_for_anybody() -> None:
+    """Also where nobody has read since: it is neither listed, nor deleted, nor in the way."""
+
+    async def main() -> None:
+        cache = MemoryCache()
+        message = Message("x")
+        gone = weakref.ref(message)
+        await cache.set_many({"a": 1, "b": 1, "c": 1, "d": 1}, ttl=1)
+        await cache.set("e", message, ttl=1)
+        await asyncio.sleep(1)
+        assert await cache.delete("a") is False
+        assert await cache.delete_many(["b"]) == 0
+        assert await cache.add("c", 2) is True
+        assert await cache.keys() == ["miniagents:c"]
+        del message
+        gc.collect()
+        assert gone() is None
+        await cache.set("d", message := Message("y"), ttl=1)
+        gone = weakref.ref(message)
+        del message
+        await asyncio.sleep(1)
+        assert await cache.get("d", None) is None
+        gc.collect()
+        assert gone() is None
+
+    run_with_virtual_clock(main())
+
+
+def test_what_lives_longer_than_it_was_said_at_first() -> None:
+    """When the first of its times is over a value stays, and goes when the last one is."""
+
+    async def main() -> None:
+        dice = random.Random(1)
+        cache = MemoryCache(max_entries=None)
+        for _ in range(20):
+            for number in range(100):
+                await cache.set(f"{number}", number, ttl=dice.randrange(1, 50))
+        for number in range(100):
+            await cache.set(f"{number}", number, ttl=100 + number)
+        for passed in (60, 50):
+            await asyncio.sleep(passed)
+            await cache.set("another", "x")
+        assert await cache.get_many(map(str, range(100))) == {f"{number}": number for number in range(11, 100)}
+        assert cache._entries.count() == 90
+
+    run_with_virtual_clock(main())
+
+
 def test_what_expires_goes_by_and_by() -> None:
     """What nobody asks for any more takes no memory, though it has no timer."""
 
@@ -212,7 +271,13 @@ async def test_mailboxes_are_not_evicted_and_leave_nothing_behind() -> None:
     assert await cache.get_message("other", timeout=0.001) is None
     assert await cache.mailbox_length("other") == 0
     await cancel(asyncio.create_task(cache.get_message("other")))
+    (reader,) = readers(cache, 1, timeout=3600)
+    await quiescence()
+    await cache.publish_to_mailbox("box", 1)
+    assert await reader == 1
     assert not cache._mailboxes._boxes
+    timers: Any = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    assert all(timer.cancelled() for timer in timers)
 
 
 async def test_without_a_bound() -> None:
