@@ -55,7 +55,7 @@ class ConcurrencyLimit:
         ValueError: The limit is not positive.
 
     Attributes:
-        number: Who takes places in several limits takes them in this order, so that nobody holds what another waits for.
+        number: Places in several limits are taken in this order, so that no two nodes wait for each other.
     """
 
     def __init__(self, limit: int) -> None:

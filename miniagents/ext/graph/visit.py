@@ -167,9 +167,13 @@ class Visit:
             self._admitted(None)
             return
         name, pool = self.node_run.node.name, self.run.pool
-        self._allocation = pool.try_acquire(
-            name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
-        )
+        try:
+            self._allocation = pool.try_acquire(
+                name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
+            )
+        except Exception as error:  # it is more than there will ever be
+            self._not_admitted(error)
+            return
         if self._allocation is None:
             self._do(self._acquire(), self._admitted, self._not_admitted)
         else:
