@@ -6,6 +6,7 @@
 * `claims`: of all processes that would work at a run one does; `holders`: which one that is, and whether it lives
 * `sqlite_store`: `SQLiteCheckpointStore`, on `sqlite_database`
 * `file_store`: `FileCheckpointStore`, made of `file_journal`, `file_writing` and `files`
+* `redis_store`: `RedisCheckpointStore`, made of `redis_log`, `redis_records`, `redis_claimed` and `redis_shelf`
 * `local`, `waiting`: what stores on a disk have in common
 
 The data of entries is written by `miniagents.ext.values`.
@@ -30,6 +31,7 @@ from miniagents.ext.checkpoints.errors import (
 )
 from miniagents.ext.checkpoints.file_store import FileCheckpointStore
 from miniagents.ext.checkpoints.interface import CheckpointStore
+from miniagents.ext.checkpoints.redis_store import RedisCheckpointStore
 from miniagents.ext.checkpoints.sqlite_store import SQLiteCheckpointStore
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "FileCheckpointStore",
     "NewEntry",
     "RecordedAlreadyError",
+    "RedisCheckpointStore",
     "RunClaimedError",
     "RunExistsError",
     "RunInfo",

@@ -6,10 +6,10 @@ import time
 from contextlib import suppress
 from contextvars import Context
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from miniagents.ext.checkpoints.errors import CheckpointStoreError, RunClaimedError, StaleClaimError
+from miniagents.ext.checkpoints.errors import CheckpointStoreError, RunClaimedError, RunNotFoundError, StaleClaimError
 from miniagents.ext.checkpoints.holders import Holder
 from miniagents.ext.checkpoints.outcomes import Outcomes
 
@@ -59,6 +59,7 @@ class Claim:
         holder: Who holds it.
         lease: For how many seconds it holds without being renewed.
         outcomes: What is recorded of the visits of the run, for the store; None if it has to be read.
+        of_store: What else the store keeps with it.
 
     Example:
         ```python
@@ -73,6 +74,7 @@ class Claim:
         self.holder = holder
         self.lease = lease
         self.outcomes: Outcomes | None = None
+        self.of_store: Any = None
         self._store = store
         self._released = False
         self._lost = asyncio.Event()
@@ -99,7 +101,7 @@ class Claim:
         self.check()
         try:
             await self._store._renew(self)
-        except StaleClaimError:
+        except (StaleClaimError, RunNotFoundError):
             self.lose()
             raise
         self._renewal.note()
@@ -112,7 +114,7 @@ class Claim:
             was_lost = self.is_lost
             self.lose()
             if not was_lost:
-                with suppress(StaleClaimError):
+                with suppress(StaleClaimError, RunNotFoundError):
                     await self._store._release(self)
 
     def check(self) -> None:
@@ -189,7 +191,7 @@ class _Renewal:
     async def _renew(self, claim: Claim) -> None:
         try:
             await claim.renew()
-        except StaleClaimError:
+        except (StaleClaimError, RunNotFoundError):
             return
         except CheckpointStoreError as error:
             _logger.warning("The claim of the run %s could not be renewed: %s", claim.run_id, error)

@@ -17,6 +17,7 @@ from miniagents.ext.checkpoints.entries import Draft, Entry, EntryLike, RunInfo,
 from miniagents.ext.checkpoints.errors import (
     CheckpointStoreError,
     RecordedAlreadyError,
+    RunNotFoundError,
     StaleClaimError,
     StoreDamagedError,
 )
@@ -207,7 +208,7 @@ class CheckpointStore(ABC):
             return []
         try:
             receipts = await self._append(claim, drafts, status)
-        except StaleClaimError:
+        except (StaleClaimError, RunNotFoundError):
             claim.lose()
             raise
         except RecordedAlreadyError as error:
@@ -318,7 +319,7 @@ class CheckpointStore(ABC):
         claim.check()
         try:
             await self._prune(claim, before)
-        except StaleClaimError:
+        except (StaleClaimError, RunNotFoundError):
             claim.lose()
             raise
 

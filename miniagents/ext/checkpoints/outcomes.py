@@ -4,7 +4,7 @@ Only who holds the claim of a run records such entries, so what is known of them
 once, and no store has to search its journal whenever something is appended.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from miniagents.ext.checkpoints.entries import Draft
@@ -62,6 +62,14 @@ class Outcomes:
             StaleAttemptError: A newer attempt of a visit has started. Then no note is taken of any entry.
             RecordedAlreadyError: A visit has finished, or what would be recorded of an attempt is recorded already.
         """
+        self.note(self.checked(drafts, first))
+
+    def note(self, checked: Mapping[tuple[str, int], _Visit]) -> None:
+        """Takes note of entries that have been `checked`, and stored."""
+        self._visits.update(checked)
+
+    def checked(self, drafts: Sequence[Draft], first: int) -> Mapping[tuple[str, int], _Visit]:
+        """Does what `take` does, but for taking note; gives what there is to be noted."""
         fresh: dict[tuple[str, int], _Visit] = {}
         for sequence, draft in enumerate(drafts, first):
             place = draft.node, draft.visit
@@ -70,7 +78,7 @@ class Outcomes:
                 self._check(known, *draft[:4])
             if draft.kind in ONCE:
                 fresh[place] = _after(known, sequence, draft.kind, draft.attempt)
-        self._visits.update(fresh)
+        return fresh
 
     def _check(self, known: _Visit, kind: str, node: str, visit: int, attempt: int) -> None:
         where = f"visit {visit} of {node or 'the run as a whole'} in the run {self._run_id}"
