@@ -33,7 +33,10 @@ from miniagents.ext.llm.openai import openai_agent
 from miniagents.ext.llm.anthropic import anthropic_agent
 from miniagents.ext.llm.llm_common import UserMessage, SystemMessage, AssistantMessage
 from miniagents.ext.history_agents import ChatHistory, InMemoryChatHistory, ChatHistoryMD
+from miniagents.ext.history_agents import ChatHistoryRedis, ChatHistorySQLite
 from miniagents.ext.misc_agents import console_user_agent, echo_agent, file_agent
+from miniagents.ext.cache import Cache, MemoryCache, RedisCache, cached, register, CacheUnavailableError
+from miniagents.testing import CacheConformance, ChatHistoryConformance
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.console_user_agent import console_user_agent
 from miniagents.ext.cache import Cache, MemoryCache, RedisCache
