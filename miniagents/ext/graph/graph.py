@@ -69,7 +69,8 @@ class Graph(MiniAgent):
     The reply tells the progress while it is made: events (`NodeStarted`, `NodeFinished` and others, see
     `miniagents.ext.graph.events`) and between them the messages of all nodes, which stream, each with the name of its
     node as `node`. The last one is a `GraphFinished` with the result. With `progress=False` (for a call or a fork) the
-    reply is what the last nodes say, and nothing else (a node with several attempts says it when it has succeeded).
+    reply is what the last nodes say, as they say it, and nothing else; of a node with several attempts that which has
+    succeeded counts.
 
     When a node has failed, what depends on it is skipped, everything else goes on, and the error is raised at the end.
 

@@ -265,7 +265,8 @@ class GraphRun:
         Raises:
             BaseException: What the first node that failed has failed with, if the graph raises errors.
         """
-        self._set_up(self.graph.plan())
+        self.graph.plan()
+        self._set_up(self.graph.nodes)
         self.enter(self._begin)
         timer = None if self.graph.timeout is None else self.later(self.graph.timeout, self._timed_out)
         try:
@@ -676,14 +677,28 @@ class GraphRun:
     def call(self, visit: Visit) -> MessageSequencePromise:
         """Calls the agent of a node."""
         self.make_current(visit)
-        return self.inquire_inside(visit.node_run.node.agent, self.inputs_of(visit.node_run))
+        node_run = visit.node_run
+        quiet = not self.progress and not node_run.dependents  # else the result is in what it tells
+        return self.inquire_inside(node_run.node.agent, self.inputs_of(node_run), quiet=quiet)
 
-    def inquire_inside(self, agent: "MiniAgent", messages: MessageType, **arguments: Any) -> MessageSequencePromise:
-        """Calls an agent such that the run knows of its errors, and gets its progress only if somebody wants that."""
-        if not self.progress and getattr(agent, "tells_progress", False):
+    def inquire_inside(
+        self, agent: "MiniAgent", messages: MessageType, *, quiet: bool | None = None, **arguments: Any
+    ) -> MessageSequencePromise:
+        """Calls an agent such that the run knows of its errors.
+
+        Args:
+            agent: The agent.
+            messages: What it is sent.
+            quiet: Whether nobody wants to know the progress of an agent that is a graph; as in this run otherwise.
+            **arguments: Further arguments of the call.
+
+        Returns:
+            The reply.
+        """
+        if (not self.progress if quiet is None else quiet) and getattr(agent, "tells_progress", False):
             arguments["progress"] = False
-        if agent._errors_as_messages is DEFAULT:  # what else the context says is meant for the errors of the graph
-            arguments["errors_as_messages"] = False
+        if agent._errors_as_messages is DEFAULT:
+            arguments["errors_as_messages"] = False  # whatever the context says: that is meant for errors of the graph
         return agent.inquire(messages, **arguments)
 
     def condition_holds(self, condition: "CompiledCondition") -> Awaitable[bool]:

@@ -1,5 +1,6 @@
 """Graphs have no time, no process and no socket of their own, so that their tests run on a virtual clock."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,3 +11,10 @@ from miniagents.testing import VirtualClockEventLoop
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
     """See `tests/conftest.py`."""
     return {"virtual": VirtualClockEventLoop}
+
+
+@pytest.fixture
+def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """A test that uses it logs nothing, or clears what it was meant to log."""
+    yield
+    assert not caplog.records, caplog.text
