@@ -32,11 +32,12 @@ def default_backoff(attempt: int) -> float:
     Returns:
         Seconds.
     """
-    from tenacity import RetryCallState, wait_exponential_jitter
+    from tenacity import RetryCallState, wait_exponential, wait_random
 
     state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
     state.attempt_number = attempt
-    return wait_exponential_jitter(initial=_FIRST_DELAY, max=_LONGEST_DELAY, jitter=_FIRST_DELAY / 2)(state)
+    pauses = wait_exponential(multiplier=_FIRST_DELAY, max=_LONGEST_DELAY) + wait_random(max=_FIRST_DELAY / 2)
+    return pauses(state)
 
 
 def _any_error(error: BaseException) -> bool:

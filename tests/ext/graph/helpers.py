@@ -67,9 +67,9 @@ def tokens(pieces: Iterable[Any], pause: float = 1) -> MessageSequencePromise:
 
     async def stream(_: Any) -> AsyncIterator[str]:
         for piece in pieces:
-            await asyncio.sleep(piece if isinstance(piece, (int, float)) else pause)
             if isinstance(piece, BaseException):
                 raise piece
+            await asyncio.sleep(pause if isinstance(piece, str) else piece)
             if isinstance(piece, str):
                 yield piece
 
