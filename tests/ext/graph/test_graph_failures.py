@@ -121,7 +121,8 @@ async def test_a_policy_that_fails_fails_its_node(broken: str, error: type[Excep
     def fail(_: Any) -> Any:
         raise error("broken")
 
-    policy = NodePolicy(**{"attempts": 3, broken: fail})
+    options: dict[str, Any] = {"attempts": 3, broken: fail}
+    policy = NodePolicy(**options)
     graph = Graph().add_node("a", Unreliable(1).agent, policy=policy).add_node("b", says("B", 1))
     outcome = await run(graph)
     assert outcome.summary == ("partial", ("a",), ())
@@ -324,7 +325,7 @@ async def test_an_agent_that_cancels_itself_fails() -> None:
 
 
 async def test_an_error_that_nobody_reads_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """A run that has failed and that nobody reads is logged when the context closes, as of any agent; retries are not."""
+    """A run that has failed and that nobody reads is logged when the context closes, as of any agent; no retries."""
     async with MiniAgents():
         Graph("G").add_node("a", Unreliable(9).agent, policy=retried(2)).inquire()
         Graph("H").add_node("a", Unreliable(1).agent, policy=retried(2)).inquire()
@@ -569,7 +570,8 @@ class BrokenRun(GraphRun):
 class BrokenGraph(Graph):
     """A graph with broken runs."""
 
-    __slots__ = ("broken", "error")
+    broken: str
+    error: BaseException
 
     def new_run(self, ctx: InteractionContext, task: Any, progress: bool) -> GraphRun:
         made = BrokenRun(self, ctx, task=task, progress=progress)
