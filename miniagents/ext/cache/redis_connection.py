@@ -69,9 +69,11 @@ class Server:
             The error. It names the server, and never the password: a server may repeat what it did not understand.
         """
         said = "" if error is None else f": {_words_of(error)}"
+        told, repeated, _ = said.partition(", with args beginning with")
         password = self._options.get("password")
-        if password and password in said:
-            said, error = said.replace(password, "***"), None
+        if repeated or (password and password in said):
+            error = None
+            said = told.replace(password, "***") if password else told
         unavailable = CacheUnavailableError(f"Redis at {self.name} {why}{said}")
         unavailable.__cause__ = error
         return unavailable

@@ -16,7 +16,7 @@ from miniagents.ext.cache.errors import CacheUnavailableError
 from miniagents.ext.cache.redis_connection import FAILURES, Line, Server, may_pass
 from miniagents.ext.cache.redis_scripts import Script
 
-__all__ = ["Debt", "Lines", "Places"]
+__all__ = ["Debt", "Lines", "Places", "pause_after"]
 
 T = TypeVar("T")
 Debt = tuple[Script, Sequence[bytes], Sequence[bytes]]
@@ -57,7 +57,7 @@ class Places:
             async with asyncio.timeout_at(deadline):
                 await self._free.acquire()
                 return
-        raise self._server.unavailable(f"has kept {self._number} operations busy; see `max_connections`")
+        raise self._server.unavailable(f"has kept {self._number} operations busy all the time")
 
     def release(self) -> None:
         """Gives a place back."""
@@ -137,10 +137,11 @@ class Lines:
                 failure: Exception = error
             if not may_pass(failure):
                 raise self._refusal(failure)
-            pause = _pause(failures)
+            pause = pause_after(failures)
             failures += 1
             if time() + pause >= deadline:
-                raise self.server.unavailable(f"was not to be had within {self.server.timeout:g} s", failure)
+                why = f"could not be used within {self.server.timeout:g} s (does it run there?)"
+                raise self.server.unavailable(why, failure)
             await asyncio.sleep(pause)
 
     @asynccontextmanager
@@ -201,6 +202,13 @@ async def _nothing(line: Line) -> None:
     pass
 
 
-def _pause(failures: int) -> float:
-    """How long to wait: not at all at first, as a connection that was lost while it was idle shows only in use."""
+def pause_after(failures: int) -> float:
+    """How long to wait before the next attempt.
+
+    Args:
+        failures: How many attempts have failed before the last one.
+
+    Returns:
+        Some seconds. None at all at first: a connection that was lost while it was idle shows that only in use.
+    """
     return random.uniform(0.5, 1.0) * min(_FIRST_PAUSE * 2.0**failures, _LONGEST_PAUSE) if failures else 0.0

@@ -15,7 +15,7 @@ from typing import Any
 from miniagents.ext.cache.errors import CacheUnavailableError
 from miniagents.ext.cache.namespaces import RESERVED
 from miniagents.ext.cache.redis_connection import FAILURES, Line, Server, may_pass
-from miniagents.ext.cache.redis_lines import Debt, Lines, Places
+from miniagents.ext.cache.redis_lines import Debt, Lines, Places, pause_after
 from miniagents.ext.cache.redis_scripts import SETTLE, packed
 
 __all__ = ["Mailboxes"]
@@ -60,6 +60,7 @@ class Mailboxes:
         """
         time, patience = asyncio.get_running_loop().time, self._lines.server.timeout
         until = math.inf if timeout is None else time() + timeout
+        interruptions = 0
         while True:
             # In slices, so that a server is missed which is gone without a word.
             wait = 0.0 if self.closed else min(max(until - time(), 0.0), patience / 2)
@@ -71,7 +72,11 @@ class Mailboxes:
                     return None
                 if time() > until + patience:
                     raise self._lines.server.unavailable("loses every connection", error.__cause__) from None
-                continue  # whether there is a message is not known: it is asked again, also when the time is over
+                # Whether there is a message is not known: it is asked again, also when the time is over.
+                await asyncio.sleep(pause_after(interruptions))
+                interruptions += 1
+                continue
+            interruptions = 0
             if message is not None or self.closed or time() >= until:
                 return message
 
@@ -108,7 +113,6 @@ class Mailboxes:
             self._put_back(reader)
             return None
         left = self._waiting[reader] = loop.create_future()
-        nudge = loop.call_later(wait, self._nudge, reader) if wait else None
         try:
             return await self._moved(reader, mailbox, wait, deadline)
         except CacheUnavailableError:
@@ -116,8 +120,6 @@ class Mailboxes:
                 return None
             raise
         finally:
-            if nudge is not None:
-                nudge.cancel()
             del self._waiting[reader]
             left.set_result(None)
 
@@ -136,8 +138,7 @@ class Mailboxes:
 
     async def _moved(self, reader: "_Reader", mailbox: bytes, wait: float, deadline: float) -> bytes | None:
         try:
-            async with asyncio.timeout(wait + self._lines.server.timeout / 2):
-                message = await reader.move(mailbox, wait)
+            message = await self._move(reader, mailbox, wait, deadline)
         except FAILURES as error:
             reader.hang_up()
             failure: Exception = error
@@ -153,6 +154,16 @@ class Mailboxes:
         if not may_pass(failure):
             raise self._lines.server.unavailable("refuses", failure)
         return await self._settled(reader, mailbox, deadline, failure)
+
+    async def _move(self, reader: "_Reader", mailbox: bytes, wait: float, deadline: float) -> bytes | None:
+        loop = asyncio.get_running_loop()
+        nudge = loop.call_later(wait, self._nudge, reader) if wait else None
+        try:
+            async with asyncio.timeout_at(min(loop.time() + wait + self._lines.server.timeout / 2, deadline)):
+                return await reader.move(mailbox, wait)
+        finally:
+            if nudge is not None:
+                nudge.cancel()
 
     async def _settled(self, reader: "_Reader", mailbox: bytes, deadline: float, failure: Exception) -> bytes:
         """Gives what was moved before the connection was lost."""

@@ -161,11 +161,12 @@ async def test_what_is_reserved_goes_by_itself(start_redis: StartRedis) -> None:
         with server.client() as client:
             while not client.info("clients")["blocked_clients"]:
                 await asyncio.sleep(0.005)
-            waiting.cancel()
-            await asyncio.wait([waiting])
-            reserved: set[Any] = set(client.keys()) - {b"miniagents:count"}
-            assert {key.split(b"/")[1] for key in reserved} == {b"operation", b"hand"}
-            assert all(0 < client.ttl(key) <= 3600 for key in reserved)
+            for _ in range(2):  # while somebody waits, and afterwards
+                reserved: set[Any] = set(client.keys()) - {b"miniagents:count"}
+                assert {key.split(b"/")[1] for key in reserved} == {b"operation", b"hand"}
+                assert all(0 < client.ttl(key) <= 3600 for key in reserved)
+                waiting.cancel()
+                await asyncio.wait([waiting])
 
 
 async def test_scripts_are_told_anew(redis_cache: RedisCache, client: redis.Redis) -> None:
@@ -315,9 +316,25 @@ async def test_the_right_password_is_needed_and_no_password_is_told(start_redis:
 async def test_servers_that_repeat_the_password_are_not_quoted(start_redis: StartRedis) -> None:
     """A server that does not know how to log in says what it did not understand; the error does not."""
     server = start_redis("--rename-command", "AUTH", "")
-    async with RedisCache(port=server.port, password=SECRET) as cache:
-        with pytest.raises(CacheUnavailableError, match=r"unknown command.*\*\*\*") as caught:
+    async with RedisCache(port=server.port, password=SECRET * 20) as cache:  # servers shorten long words
+        with pytest.raises(CacheUnavailableError, match="unknown command") as caught:
             await cache.get("key")
+    assert SECRET not in everything_said_by(caught.value)
+
+
+async def test_whatever_says_the_password_is_not_quoted() -> None:
+    """Something between here and the server may say anything."""
+
+    async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(f"-ERR what does {SECRET} mean\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(repeat, "localhost", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with RedisCache(port=port, password=SECRET) as cache:
+            with pytest.raises(CacheUnavailableError, match=r"what does \*\*\* mean") as caught:
+                await cache.get("key")
     assert SECRET not in everything_said_by(caught.value)
 
 

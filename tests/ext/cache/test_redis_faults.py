@@ -157,6 +157,15 @@ async def test_a_look_through_a_connection_that_was_lost_unnoticed_sees_what_is_
         await cache.publish_to_mailbox("full", "more")
 
 
+async def test_a_connection_that_is_lost_again_and_again_is_given_up(cache: RedisCache, proxy: TcpProxy) -> None:
+    """Also where all other connections work, so that it is known each time that nothing was moved."""
+    async with RedisCache(port=proxy.port, timeout=0.3) as impatient:
+        proxy.lose_replies_to(b"LMOVE", times=1_000_000)
+        with pytest.raises(CacheUnavailableError, match=f"localhost:{proxy.port} loses every connection"):
+            await asyncio.wait_for(impatient.get_message("box", timeout=0), 5)
+        assert proxy.lost < 20  # with pauses in between
+
+
 async def test_a_dead_connection_is_not_waited_for_until_the_end(proxy: TcpProxy) -> None:
     """A connection on which nothing arrives any more is given up while there is time for another one."""
     async with RedisCache(port=proxy.port, timeout=0.5) as cache:
@@ -214,23 +223,23 @@ async def until_readers_wait(server: RedisServer, number: int) -> None:
 async def test_a_reader_that_is_cancelled_at_any_moment_loses_nothing(
     cache: RedisCache, other: RedisCache, full: bool
 ) -> None:
-    """The message is here or in the mailbox, after however many turns of the event loop the reader was cancelled."""
-    got, sent = [], []
+    """After however many turns of the event loop: the message is here, or in its place at the head of the mailbox."""
     for turns in range(120):
+        sending = asyncio.create_task(send(cache, f"first {turns}", f"second {turns}"))
         if full:
-            await cache.publish_to_mailbox("box", turns)
+            await sending
         reading = asyncio.create_task(cache.get_message("box"))
-        publishing = None if full else asyncio.create_task(cache.publish_to_mailbox("box", turns))
-        sent.append(turns)
         for _ in range(turns % 40):
             await asyncio.sleep(0 if turns < 80 else 0.0001)
         reading.cancel()
-        if publishing is not None:
-            await publishing
-        await asyncio.wait([reading])
-        got += [] if reading.cancelled() else [reading.result()]
-        got += await messages_in(other, "box")
-        assert got == sent
+        await asyncio.wait([sending, reading])
+        got = [] if reading.cancelled() else [reading.result()]
+        assert got + await messages_in(other, "box") == [f"first {turns}", f"second {turns}"]
+
+
+async def send(cache: RedisCache, *messages: str) -> None:
+    for message in messages:
+        await cache.publish_to_mailbox("box", message)
 
 
 async def test_readers_that_are_cancelled_again_while_they_give_back_lose_nothing(
@@ -285,19 +294,24 @@ async def test_what_a_cancelled_reader_cannot_give_back_now_it_gives_back_later(
             assert await cache.get_message("box", timeout=0 if first == "look" else 5) == "message"
 
 
+async def lose_a_message(cache: RedisCache, proxy: TcpProxy, other: RedisCache, server: RedisServer) -> None:
+    """Has a message moved to a reader that never learns of it, and cannot ask either."""
+    proxy.lose_replies_to(b"BLMOVE")
+    reading = asyncio.create_task(cache.get_message("box"))
+    await until_readers_wait(server, 1)
+    proxy.refuses = True
+    await other.publish_to_mailbox("box", "message")
+    with pytest.raises(CacheUnavailableError):
+        await reading
+    proxy.refuses = False
+
+
 async def test_what_a_reader_could_not_get_in_time_is_got_by_the_next_one(
     proxy: TcpProxy, other: RedisCache, server: RedisServer
 ) -> None:
     """A reader that gives up, as the server is away, has not taken what was moved to it."""
     async with RedisCache(port=proxy.port, timeout=0.4) as cache:
-        proxy.lose_replies_to(b"BLMOVE")
-        reading = asyncio.create_task(cache.get_message("box"))
-        await until_readers_wait(server, 1)
-        proxy.refuses = True
-        await other.publish_to_mailbox("box", "message")
-        with pytest.raises(CacheUnavailableError):
-            await reading
-        proxy.refuses = False
+        await lose_a_message(cache, proxy, other, server)
         assert await cache.get_message("box", timeout=0) == "message"
 
 
@@ -306,15 +320,41 @@ async def test_what_is_still_to_be_given_back_is_given_back_by_close(
 ) -> None:
     """A cache that is closed leaves nothing in the hands of its readers."""
     async with RedisCache(port=proxy.port, timeout=0.4) as cache:
-        proxy.lose_replies_to(b"BLMOVE")
+        await lose_a_message(cache, proxy, other, server)
+    assert await messages_in(other, "box") == ["message"]
+
+
+async def test_what_cannot_be_given_back_holds_up_nobody(
+    proxy: TcpProxy, other: RedisCache, server: RedisServer
+) -> None:
+    """A server that refuses to take something back answers all the same, and takes it back when it can."""
+    async with RedisCache(port=proxy.port, timeout=0.4) as cache:
+        await lose_a_message(cache, proxy, other, server)
+        with server.client() as client:
+            client.config_set("maxmemory", 1)
+            try:
+                assert not await cache.contains("key")
+                assert await other.mailbox_length("box") == 0
+            finally:
+                client.config_set("maxmemory", 0)
+        assert not await cache.contains("key")
+        assert await messages_in(other, "box") == ["message"]
+
+
+async def test_cancelling_does_not_wait_for_others(start_redis: StartRedis) -> None:
+    """While a server hangs all lines may be taken: a reader that is cancelled does not queue for one until the end."""
+    server = start_redis()
+    async with RedisCache(port=server.port, timeout=2, max_connections=2) as cache:
         reading = asyncio.create_task(cache.get_message("box"))
         await until_readers_wait(server, 1)
-        proxy.refuses = True
-        await other.publish_to_mailbox("box", "message")
-        with pytest.raises(CacheUnavailableError):
-            await reading
-        proxy.refuses = False
-    assert await messages_in(other, "box") == ["message"]
+        server.pause()
+        asking = [asyncio.create_task(cache.contains("key")) for _ in range(4)]
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait([reading], timeout=1.5)
+        assert reading.cancelled()
+        server.resume()
+        assert await asyncio.gather(*asking) == [False] * 4
 
 
 async def test_closing_reaches_readers_at_any_moment(proxy: TcpProxy) -> None:
@@ -380,7 +420,7 @@ async def test_every_operation_ends_in_time_without_the_server(
             await asyncio.gather(*(cache.set("key", 1) for _ in range(8)))
             await cache.get_message("box", timeout=0.001)
         server.pause() if fault == "hangs" else server.kill()
-        ends = await waiting_for(cache, ALL | {f"get {number}": ALL["get"] for number in range(20)})
+        ends = await waiting_for(cache, ALL | {f"{name} {n}": ALL[name] for name in ("get", "look") for n in range(20)})
         for name, (error, took) in ends.items():
             assert isinstance(error, CacheUnavailableError), name
             assert f"localhost:{server.port}" in str(error)
@@ -405,7 +445,7 @@ async def test_a_server_that_is_none() -> None:
         await reader.read()
         writer.close()
 
-    for behaviour, expected in ((shout, "refuses.*HTTP"), (be_silent, "within 0.3 s")):
+    for behaviour, expected in ((shout, "refuses.*HTTP"), (be_silent, "within 0.3 s.*no answer")):
         async with await asyncio.start_server(behaviour, "localhost", 0) as server:
             port = server.sockets[0].getsockname()[1]
             async with RedisCache(port=port, timeout=0.3, password="secret") as cache:
