@@ -21,7 +21,7 @@ from miniagents.message import Message
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
-__all__ = ["instrument", "uninstrument"]
+__all__ = ["instrument", "note_failure", "uninstrument"]
 
 _CAPTURE_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _CAPTURE = ("true", "1", "span_only", "span_and_event")
@@ -80,7 +80,7 @@ class _Tracer(tracing.Tracer):
         if interaction._end_waiters is None:
             interaction._end_waiters = []
         interaction._end_waiters.append(_EndOf(span))
-        return lambda error: _note_failure(span, error)
+        return lambda error: note_failure(span, error)
 
     def chat(self, **details: Any) -> tracing.Trace:
         call, provider, endpoint = details["call"], details["provider"], details["endpoint"]
@@ -178,7 +178,7 @@ class _ChatTrace(tracing.Trace):
                 said = AssistantMessage(details["text"], parts=fields.get("parts", ()))
                 span.set_attribute("gen_ai.output.messages", _as_json([said]))
         if error is not None:
-            _note_failure(span, error)
+            note_failure(span, error)
         span.end()
 
 
@@ -193,12 +193,17 @@ class _ToolTrace(tracing.Trace):
         if self._capture and details.get("result") is not None:
             self._span.set_attribute("gen_ai.tool.call.result", details["result"])
         if error is not None:
-            _note_failure(self._span, error)
+            note_failure(self._span, error)
         self._span.end()
 
 
-def _note_failure(span: "Span", error: BaseException) -> None:
-    """Notes what kind of error it was, and its text; errors of providers have no keys in theirs."""
+def note_failure(span: "Span", error: BaseException) -> None:
+    """Notes what kind of error it was, and its text; errors of providers have no keys in theirs.
+
+    Args:
+        span: The span of what has failed.
+        error: What it has failed with.
+    """
     from opentelemetry.trace import Status, StatusCode
 
     span.set_attribute("error.type", type(error).__qualname__)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Container, Iterable
 from contextvars import ContextVar, copy_context
 from enum import Enum
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -503,23 +504,30 @@ class GraphRun:
                     pending.append((dependent, _because_of(dependent)))
                     self._settle(dependent)
 
-    def repeat_from(self, visit: Visit, target: str, error: BaseException) -> None:
-        """Answers the failure of a visit by a jump: from the target on all is done again."""
-        node_run = visit.node_run
-        self._active -= 1
-        node_run.visit = None
-        node_run.state = NodeState.FAILED
-        self._unsettled -= 1
+    def repeat_from(self, visit: Visit, target: str, error: BaseException, delay: float = 0.0) -> None:
+        """Answers the failure of a visit by a jump, after a pause: from the target on all is done again."""
         self.tell(
             NodeRetried,
-            node=node_run.node.name,
+            node=visit.node_run.node.name,
             visit=visit.number,
             attempt=visit.attempt,
             error=str(error),
             error_type=type(error).__name__,
-            delay=0.0,
+            delay=delay,
         )
-        self.jump(node_run, Jump((target,), "retry"))
+        if delay:
+            self.later(delay, partial(self._repeat, visit, target))
+        else:
+            self._repeat(visit, target)
+
+    def _repeat(self, visit: Visit, target: str) -> None:
+        node_run = visit.node_run
+        if node_run.visit is visit:  # else another jump was faster
+            self._active -= 1
+            node_run.visit = None
+            node_run.state = NodeState.FAILED
+            self._unsettled -= 1
+            self.jump(node_run, Jump((target,), "retry"))
 
     def node_named(self, name: str, where: str) -> NodeRun:
         """Finds a node.
@@ -547,11 +555,15 @@ class GraphRun:
         self._abandon(node_run)
         if node_run.state in _SETTLED:
             self._unsettled += 1
-        if node_run.error is not None:  # what counts is what the node ends with
-            self._errors = [error for error in self._errors if error is not node_run.error]
+        self._forget_error(node_run)
         node_run.state = NodeState.PENDING
         node_run.error = node_run.reason = node_run.failed_node = None
         node_run.passed_over = False
+
+    def _forget_error(self, node_run: NodeRun) -> None:
+        """Takes back what an earlier visit has failed with: what counts is what the node ends with."""
+        if node_run.error is not None:
+            self._errors = [error for error in self._errors if error is not node_run.error]
 
     def _skip_if_hopeless(self, node_run: NodeRun) -> None:
         """Skips a pending node one of whose dependencies was settled without having finished."""
@@ -614,6 +626,7 @@ class GraphRun:
             created, creator.created = creator.created or [], None
             for node_run in created:
                 self._abandon(node_run)
+                self._forget_error(node_run)
                 if node_run.state not in _SETTLED:
                     self._unsettled -= 1
                 node_run.state = NodeState.IDLE

@@ -2,7 +2,8 @@
 
 * `agent`: `Agent`, which runs tasks; `tasks`: the tasks
 * `nodes`, `modules`, `flow`: of what an agent is made
-* `run`, `work`: how that runs on `miniagents.ext.graph`; `plans`: what a run does, as data
+* `inquiry`, `graph`, `run`, `state`: how a task runs on `miniagents.ext.graph`; `plans`: what a run does, as data
+* `work`, `parallel`, `outcomes`: how a node runs its modules; `tracing`: spans of all that
 * `snapshots`, `recording`: writing down where a run stands, and taking it up again
 * `errors`: what goes wrong
 """
@@ -15,6 +16,7 @@ from miniagents.ext.task_graph.errors import (
     MissingInputError,
     MissingOutputError,
     ModuleError,
+    NodesFailedError,
     NonRetryableException,
     SnapshotError,
     TaskTransitionError,
@@ -47,6 +49,7 @@ __all__ = [
     "ModuleType",
     "Node",
     "NodeConfig",
+    "NodesFailedError",
     "NonRetryableException",
     "SnapshotControl",
     "SnapshotError",

@@ -3,28 +3,33 @@
 import asyncio
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from miniagents.agents import MiniAgent
 from miniagents.ext.cache import Cache, MemoryCache
-from miniagents.ext.cache.namespaces import Namespace
 from miniagents.ext.graph.errors import GraphDefinitionError
+from miniagents.ext.task_graph.graph import TaskGraph
+from miniagents.ext.task_graph.inquiry import work_at
 from miniagents.ext.task_graph.nodes import Node
 from miniagents.ext.task_graph.plans import ExecutionPlan, ExecutionState, compile_plan
-from miniagents.ext.task_graph.run import RunState, TaskGraph
+from miniagents.ext.task_graph.state import RunState
 from miniagents.ext.task_graph.tasks import Task
+from miniagents.ext.task_graph.tracing import RunTracer
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
 from miniagents.sequences import MessageType, until_complete
+from promising.sentinels import DEFAULT, Sentinel
 from promising.unconsumed import Failure
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
     from miniagents.ext.checkpoints import CheckpointStore
 
 __all__ = ["Agent"]
-
-_TASK_KEY = "task"
 
 
 class Agent(MiniAgent):
@@ -35,8 +40,12 @@ class Agent(MiniAgent):
     FAILED where nothing did.
 
     While a task is at work it stands in the cache under the key "task", which modules and conditions read. State is per
-    run: several tasks can be at work at once. One that starts while another of this agent is at work in the same
-    namespace of the cache works in one of its own, whose suffix is its id.
+    run: several tasks can be at work at once. One that starts while another is at work in the same namespace of the
+    same cache works in a namespace of its own, whose suffix is its id.
+
+    As an agent it makes a task of what it is sent, unless it is given one as `task`. It replies with the progress, as
+    any `Graph` does, or with `progress=False` with the results of the last nodes alone. When a node has failed, the
+    reply ends with its error, unless the task was given: then that says so.
 
     Args:
         cache: Where modules put what others are to know; a `MemoryCache` otherwise.
@@ -51,6 +60,7 @@ class Agent(MiniAgent):
         error_mailbox: The mailbox that gets `{"status": "error", "node", "error"}` for each node that has failed.
         name: What the agent is called.
         description: What it does.
+        tracer_provider: Where the spans of nodes with `trace=True` go; the one of the process otherwise.
 
     Example:
         ```python
@@ -62,10 +72,11 @@ class Agent(MiniAgent):
     """
 
     __slots__ = (
-        "_at_work", "_graph", "_last", "_nodes", "auto_snapshot", "cache", "error_mailbox", "max_concurrent_tasks",
-        "max_total_iterations", "output_mailbox", "snapshot_dir", "snapshot_exclude", "snapshot_store",
-        "snapshots_kept",
+        "_graph", "_last", "auto_snapshot", "cache", "error_mailbox", "max_concurrent_tasks", "max_total_iterations",
+        "output_mailbox", "snapshot_dir", "snapshot_exclude", "snapshot_store", "snapshots_kept", "tracer_provider",
     )  # fmt: skip
+
+    tells_progress = True  # see `Graph`
 
     def __init__(
         self,
@@ -82,6 +93,7 @@ class Agent(MiniAgent):
         error_mailbox: str = "agent_error",
         name: str = "TASK_GRAPH",
         description: str | None = None,
+        tracer_provider: "TracerProvider | None" = None,
     ) -> None:
         super().__init__(self._work, alias=name, description=description)
         self.cache = MemoryCache() if cache is None else cache
@@ -94,22 +106,21 @@ class Agent(MiniAgent):
         self.snapshots_kept = snapshots_kept
         self.output_mailbox = output_mailbox
         self.error_mailbox = error_mailbox
-        self._nodes: dict[str, Node] = {}
-        self._graph: TaskGraph | None = None
+        self.tracer_provider = tracer_provider
+        self._graph = TaskGraph(name)
         self._last: RunState | None = None
-        self._at_work: dict[Namespace, int] = {}  # how many tasks are at work in each namespace of the cache
 
     # --- nodes ---
 
     @property
     def nodes(self) -> Mapping[str, Node]:
         """The nodes by their names."""
-        return dict(self._nodes)
+        return dict(self._graph.task_nodes)
 
     @property
     def graph(self) -> Mapping[str, list[str]]:
         """The dependencies of each node."""
-        return {name: list(node.after) for name, node in self._nodes.items()}
+        return {name: list(node.after) for name, node in self._graph.task_nodes.items()}
 
     def add_node(self, node: Node) -> None:
         """Adds a node.
@@ -118,10 +129,11 @@ class Agent(MiniAgent):
             node: The node; those that it depends on may be added later.
 
         Raises:
-            GraphDefinitionError: There is a node of that name already.
             ConditionError: Its condition does not compile.
+            GraphDefinitionError: There is a node of that name already, or it closes a ring of dependencies.
+            ImportError: It is to be traced, and OpenTelemetry is not installed.
         """
-        self.add_multiple_nodes([node])
+        self._graph.add_task_nodes([node])
 
     def add_multiple_nodes(self, nodes: Iterable[Node]) -> None:
         """Adds several nodes: all of them, or none if one of them cannot be added.
@@ -130,16 +142,11 @@ class Agent(MiniAgent):
             nodes: The nodes.
 
         Raises:
-            GraphDefinitionError: Two nodes have one name.
             ConditionError: A condition does not compile.
+            GraphDefinitionError: Two nodes have one name, or nodes depend on each other in a ring.
+            ImportError: One is to be traced, and OpenTelemetry is not installed.
         """
-        added = dict(self._nodes)
-        for node in nodes:
-            if node.name in added:
-                raise GraphDefinitionError(f"there is a node {node.name!r} already; give one of the two another name")
-            added[node.name] = node
-        self._graph = self._graph_of(added)
-        self._nodes = added
+        self._graph.add_task_nodes(nodes)
 
     def compile_execution_plan(self) -> ExecutionPlan:
         """Makes the plan of the whole graph.
@@ -150,7 +157,7 @@ class Agent(MiniAgent):
         Raises:
             GraphDefinitionError: A node depends on one that there is not, or there is a ring.
         """
-        self._checked_graph()
+        self._graph.plan()
         return compile_plan(self.graph)
 
     def compile_execution_plan_from(self, node: str) -> ExecutionPlan:
@@ -165,23 +172,61 @@ class Agent(MiniAgent):
         Raises:
             GraphDefinitionError: There is no such node, or the graph has a fault.
         """
-        self._checked_graph()
-        if node not in self._nodes:
-            raise GraphDefinitionError(f"there is no node {node!r}; there are: {', '.join(sorted(self._nodes))}")
+        whole, graph = self.compile_execution_plan(), self.graph
+        if node not in graph:
+            raise GraphDefinitionError(f"there is no node {node!r}; there are: {', '.join(sorted(graph))}")
         chosen = {node}
-        for step in self.compile_execution_plan().steps:
-            chosen.update(name for name in step.nodes if not chosen.isdisjoint(self._nodes[name].after))
-        return compile_plan({name: after for name, after in self.graph.items() if name in chosen})
+        for name in whole.nodes:
+            if not chosen.isdisjoint(graph[name]):
+                chosen.add(name)
+        return compile_plan({name: after for name, after in graph.items() if name in chosen})
 
     def to_mermaid(self, events: Iterable[Message] = ()) -> str:
         """Draws the graph; see `Graph.to_mermaid`."""
-        return self._checked_graph().to_mermaid(events)
+        self._graph.plan()
+        return self._graph.to_mermaid(events)
+
+    def fork(
+        self,
+        *,
+        alias: str | None = None,
+        description: str | None = None,
+        errors_as_messages: bool | Sentinel = DEFAULT,
+        budget: AbstractContextManager[Any] | None = None,
+        **arguments: Any,
+    ) -> "Agent":
+        """Makes an agent of the same nodes with some arguments set. Nodes that are added to one are not the other's.
+
+        Args:
+            alias: See `MiniAgent.fork`.
+            description: See `MiniAgent.fork`.
+            errors_as_messages: See `MiniAgent.fork`.
+            budget: See `MiniAgent.fork`.
+            **arguments: `progress` and `timeout`, see `Agent` and `run_task`.
+
+        Returns:
+            The fork.
+        """
+        plain = super().fork(
+            alias=alias, description=description, errors_as_messages=errors_as_messages, budget=budget, **arguments
+        )
+        made = copy(self)
+        for name in MiniAgent.__slots__:
+            if name not in ("__weakref__", "_function"):
+                setattr(made, name, getattr(plain, name))
+        made._function = made._work
+        made._graph = self._graph.fork_with_nodes(made.alias)
+        made._last = None
+        return made
 
     # --- runs ---
 
     @property
     def node_results(self) -> dict[str, dict[str, Any]]:
-        """What the nodes have returned in the last run: `{"status", "results"}` by their names."""
+        """What the nodes have returned in the last run: `{"status", "results"}` by their names.
+
+        The status is "success"; "error", with the `error`; "skipped", with the `reason`; or "cancelled".
+        """
         return {} if self._last is None else self._last.node_results
 
     @property
@@ -190,17 +235,17 @@ class Agent(MiniAgent):
         return ExecutionState() if self._last is None else self._last.execution
 
     async def run_task(self, task: Task, timeout: float | None = None) -> Task:
-        """Works at a task.
+        """Works at a task. When this returns or raises nothing of it goes on.
 
         Args:
             task: The task, which has to be WAITING.
-            timeout: How many seconds that may take; then the task has failed.
+            timeout: How many seconds that may take; then what runs has failed, and what waits is skipped.
 
         Returns:
             The task, with its status, result (the results of all nodes) and error.
 
         Raises:
-            GraphDefinitionError: A node depends on one that there is not, or there is a ring.
+            GraphDefinitionError: A node depends on one that there is not.
             TaskTransitionError: The task is not WAITING.
         """
         await self._run_to_end(Message(task.objective), task=task, timeout=timeout)
@@ -224,128 +269,69 @@ class Agent(MiniAgent):
             GraphChangedError: The graph is another one by now; it says how it differs.
             RunClaimedError: Another process is at work at the task.
         """
-        found: list[Task] = []
-        await self._run_to_end(None, snapshot=snapshot_dir, found=found, timeout=timeout)
-        return found[0]
+        from miniagents.ext.task_graph.recording import taken_up
+
+        self._graph.plan()
+        async with taken_up(self, snapshot_dir) as state:
+            await self._run_to_end(Message(state.task.objective), state=state, timeout=timeout)
+        return state.task
 
     async def _run_to_end(self, messages: MessageType, **arguments: Any) -> None:
-        replies = self.inquire(messages, progress=False, **arguments)
+        replies = self.inquire(messages, progress=False, errors_as_messages=False, **arguments)
+        if replies._context is not None:  # outside of any context things start when they are awaited, as this is now
+            replies._start_now()
+        run = replies._run
         try:
             await until_complete(replies)
         except asyncio.CancelledError:
             replies.cancel()
+            if run is not None:
+                await run._wait_until_over()
             raise
         end = replies._buffer.end
         if isinstance(end, Failure):
             end.throw()
 
-    async def _work(
+    async def _work(self, ctx: InteractionContext, **options: Any) -> None:  # none of which is a model's business
+        await self._inquired(ctx, **options)
+
+    async def _inquired(
         self,
         ctx: InteractionContext,
         *,
         task: Task | None = None,
+        state: RunState | None = None,
         timeout: float | None = None,
         progress: bool = True,
-        snapshot: "str | os.PathLike[str] | UUID | None" = None,
-        found: list[Task] | None = None,
     ) -> None:
-        self._checked_graph()
-        if snapshot is not None:
-            from miniagents.ext.task_graph.recording import taken_up
+        self._graph.plan()
+        if state is None:
+            made = task or Task(type="inquiry", objective="\n\n".join(map(str, await ctx.message_promises)))
+            made.set_executing()
+            try:
+                state = await self._run_new(ctx, made, progress, timeout)
+            except BaseException as error:
+                if not made.is_over:
+                    made.fail(f"{type(error).__name__}: {error}")
+                raise
+            if task is None and state.first_error is not None:
+                raise state.first_error
+        else:
+            await self._run(ctx, state, progress, timeout)
 
-            async with taken_up(self, snapshot) as state:
-                if found is not None:
-                    found.append(state.task)
-                await self._run(ctx, state, timeout, progress)
-            return
-        if task is None:
-            objective = "\n\n".join(map(str, await ctx.message_promises))
-            task = Task(type="inquiry", objective=objective)
-        task.set_executing()
+    async def _run_new(self, ctx: InteractionContext, task: Task, progress: bool, timeout: float | None) -> RunState:
         if not self.auto_snapshot:
-            await self._run(ctx, RunState(task), timeout, progress)
-            return
+            state = RunState(task)
+            await self._run(ctx, state, progress, timeout)
+            return state
         from miniagents.ext.task_graph.recording import recorded
 
         async with recorded(self, task) as state:
-            await self._run(ctx, state, timeout, progress)
+            await self._run(ctx, state, progress, timeout)
+        return state
 
-    async def _run(self, ctx: InteractionContext, state: RunState, timeout: float | None, progress: bool) -> None:
+    async def _run(self, ctx: InteractionContext, state: RunState, progress: bool, timeout: float | None) -> None:
         self._last = state
-        namespace = self.cache.namespace
-        is_alone = not self._at_work.get(namespace)
-        self._at_work[namespace] = self._at_work.get(namespace, 0) + 1
-        try:
-            if is_alone:
-                await self._run_in_namespace(ctx, state, timeout, progress)
-            else:
-                async with self.cache.with_suffix(str(state.task.id)):
-                    await self._run_in_namespace(ctx, state, timeout, progress)
-        finally:
-            self._at_work[namespace] -= 1
-            if not self._at_work[namespace]:
-                del self._at_work[namespace]
-        await self._publish(state)
-
-    async def _run_in_namespace(
-        self, ctx: InteractionContext, state: RunState, timeout: float | None, progress: bool
-    ) -> None:
-        task = state.task
-        await self.cache.set(_TASK_KEY, task)
-        replies = self._checked_graph().inquire(ctx.message_promises, task=task, state=state, progress=progress)
-        ctx.reply(replies)
-        if replies._context is not None:  # outside of any context things start when they are awaited, as this is now
-            replies._start_now()
-        stopped: str | None = None
-        try:
-            async with asyncio.timeout(timeout) as limit:
-                await replies._wait_for_end()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            replies.cancel()
-            stopped = f"took longer than {timeout:g} s"
-        except asyncio.CancelledError:
-            task.fail("cancelled", state.node_results)
-            raise
-        end = replies._buffer.end
-        if stopped is None and isinstance(end, Failure):
-            task.fail(f"{type(end.error).__name__}: {end.error}", state.node_results)
-            end.throw()
-        self._settle(state, stopped)
-        await self.cache.set(_TASK_KEY, task)
-
-    def _settle(self, state: RunState, stopped: str | None) -> None:
-        errors = [
-            *([] if stopped is None else [stopped]),
-            *(f"{node}: {error}" for node, error in state.errors.items()),
-        ]
-        if not errors:
-            state.task.complete(state.node_results)
-        elif state.has_success:
-            state.task.partial(state.node_results, "; ".join(errors))
-        else:
-            state.task.fail("; ".join(errors), state.node_results)
-
-    async def _publish(self, state: RunState) -> None:
-        for node, error in state.errors.items():
-            await self.cache.publish_to_mailbox(self.error_mailbox, {"status": "error", "node": node, "error": error})
-        await self.cache.publish_to_mailbox(
-            self.output_mailbox,
-            {"status": state.task.status, "result": state.task.result, "failed_chains": state.failed_chains},
-        )
-
-    def _checked_graph(self) -> TaskGraph:
-        if self._graph is None:
-            self._graph = self._graph_of(self._nodes)
-        self._graph.plan()
-        return self._graph
-
-    def _graph_of(self, nodes: Mapping[str, Node]) -> TaskGraph:
-        return TaskGraph(
-            nodes.values(),
-            self.alias,
-            cache=self.cache,
-            max_concurrent=self.max_concurrent_tasks,
-            max_starts=self.max_total_iterations,
-        )
+        state.tracer = RunTracer(self.tracer_provider)
+        self._graph.configure(self.cache, self.max_concurrent_tasks, self.max_total_iterations)
+        await work_at(self, self._graph, ctx, state, progress, timeout)

@@ -1,5 +1,7 @@
 """What goes wrong with task graphs, beside the errors of graphs in `miniagents.ext.graph.errors`."""
 
+from collections.abc import Mapping
+
 from miniagents.ext.graph.errors import GraphError
 
 __all__ = [
@@ -7,6 +9,7 @@ __all__ = [
     "MissingInputError",
     "MissingOutputError",
     "ModuleError",
+    "NodesFailedError",
     "NonRetryableException",
     "SnapshotError",
     "TaskTransitionError",
@@ -27,6 +30,20 @@ class MissingInputError(GraphError, NonRetryableException):
 
 class MissingOutputError(GraphError):
     """A node has not delivered one of its declared outputs, neither as a key of the cache nor of its result."""
+
+
+class NodesFailedError(GraphError):
+    """Of the nodes of which a node consists some have failed; the message says which, and with what.
+
+    Args:
+        where: The name of the node.
+        errors: What the nodes in it have failed with, by their names.
+    """
+
+    def __init__(self, where: str, errors: Mapping[str, BaseException]) -> None:
+        listed = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in errors.items())
+        super().__init__(f"in {where} failed {listed}")
+        self.errors = dict(errors)
 
 
 class SnapshotError(GraphError, NonRetryableException):

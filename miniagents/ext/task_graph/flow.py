@@ -87,16 +87,18 @@ class FlowControlModule(AgentModule):
             semaphore: Not used.
 
         Returns:
-            Beside the status: `decision`, the name of the node or None, `cleanup`, and `why`, the condition.
+            Beside the status: `decision`, the name of the node or None; `cleanup`; `why`, the condition; and the
+            `condition_variables` to delete when the run goes there. Any module can return these.
         """
         config = self.flow_config
         task = await cache.get("task", default=None)
         for decision, condition in zip(config.decisions, self._compiled, strict=True):
             if condition is None or await condition.holds(cache, task):
-                if decision.condition_variables:
-                    await cache.delete_many(decision.condition_variables)
                 why = None if condition is None else condition.source
-                return _decided(decision.next_node, decision.cleanup_on_jump, why)
+                return {
+                    **_decided(decision.next_node, decision.cleanup_on_jump, why),
+                    "condition_variables": decision.condition_variables,
+                }
         if config.default is not None:
             return _decided(config.default, config.cleanup_on_default, "default")
         return _decided(None, False, None)

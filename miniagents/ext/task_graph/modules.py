@@ -1,6 +1,6 @@
 """Modules: the pieces of work of which the nodes of a task graph consist."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextvars import ContextVar
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,30 @@ if TYPE_CHECKING:
 else:
     _ModelMetaclass = type(BaseModel)
 
-__all__ = ["AgentModule", "Middleware", "ModuleConfig", "ModuleType", "call_at_work"]
+__all__ = ["AgentModule", "AtWork", "Middleware", "ModuleConfig", "ModuleType", "module_at_work"]
 
-call_at_work: ContextVar[InteractionContext | None] = ContextVar("miniagents.task_graph.call", default=None)
-"""The call of the node at work, to which its modules can reply."""
+
+class AtWork:
+    """A module at work.
+
+    Args:
+        call: The call of the node, to which the module can reply.
+        context: What the configuration of the node gives modules to know.
+
+    Attributes:
+        has_replied: Whether it has.
+    """
+
+    __slots__ = ("call", "context", "has_replied")
+
+    def __init__(self, call: InteractionContext, context: Mapping[str, Any]) -> None:
+        self.call = call
+        self.context = context
+        self.has_replied = False
+
+
+module_at_work: ContextVar[AtWork | None] = ContextVar("miniagents.task_graph.module", default=None)
+"""The module at work here."""
 
 
 class ModuleType(StrEnum):
@@ -57,8 +77,9 @@ class ModuleConfig(BaseModel):
     Attributes:
         middlewares: What results pass through, in this order: those of the module, then those of the node.
         timeout: How many seconds one run of a module may take; what takes longer fails, and is tried again.
-        stop_on_success: Whether the first module that succeeds is the last one of its node that runs.
-        context: Whatever else a module is to know.
+        stop_on_success: Whether nothing further of the node runs when the module has succeeded. If it fails, the others
+            still can succeed in its place: the node fails when none does.
+        context: Whatever else modules are to know; see `AgentModule.node_context`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -118,7 +139,7 @@ class AgentModule(BaseModel, metaclass=_AnnotatedByBase):
     output_mailbox: str = ""
     trace: bool = False
 
-    def model_post_init(self, _: Any) -> None:
+    def model_post_init(self, context: Any) -> None:
         """Names the module after its class where it was given no name."""
         if not self.name:
             self.name = type(self).__name__
@@ -132,7 +153,8 @@ class AgentModule(BaseModel, metaclass=_AnnotatedByBase):
 
         Returns:
             `{"status": "success" | "error", "result": ...}`. An error fails the node, as an exception does. Further
-            keys: declared outputs; `new_nodes`, a list of nodes to add to the graph.
+            keys: declared outputs; `new_nodes`, a list of nodes to add to the graph; `decision`, where to go on, see
+            `FlowControlModule`. Anything else is taken for the result of a success.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no `process`; define `async def process(cache, semaphore)`"
@@ -141,16 +163,25 @@ class AgentModule(BaseModel, metaclass=_AnnotatedByBase):
     def reply(self, messages: MessageType) -> None:
         """Adds to what the node says while it runs: other agents' unfinished replies, for example.
 
+        A module that replies nothing has its result said in its place when it has one.
+
         Args:
             messages: See `InteractionContext.reply`.
 
         Raises:
             RuntimeError: No node is at work here.
         """
-        call = call_at_work.get()
-        if call is None:
+        at_work = module_at_work.get()
+        if at_work is None:
             raise RuntimeError(f"{self.name} is not at work, so that nobody would read its reply")
-        call.reply(messages)
+        at_work.call.reply(messages)
+        at_work.has_replied = True
+
+    @property
+    def node_context(self) -> dict[str, Any]:
+        """What there is to know: `config.context` of the node at work, and on top of it that of the module."""
+        at_work = module_at_work.get()
+        return {**({} if at_work is None else at_work.context), **self.config.context}
 
 
 Result = dict[str, Any]

@@ -97,3 +97,9 @@ class Node(BaseModel):
         """The nodes that have to finish before: its own dependencies and those of its modules."""
         of_modules = [name for one in self.modules if isinstance(one, AgentModule) for name in one.dependencies]
         return tuple(dict.fromkeys([*self.dependencies, *of_modules]))
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether it, a module of it or a node in it wants a span."""
+        of_modules = any(isinstance(one, AgentModule) and one.trace for one in self.modules)
+        return self.trace or of_modules or any(node.is_traced for node in self.nodes)

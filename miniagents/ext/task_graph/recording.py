@@ -8,7 +8,6 @@ from uuid import UUID
 
 from miniagents.ext.checkpoints import CheckpointStore
 from miniagents.ext.task_graph.errors import GraphChangedError
-from miniagents.ext.task_graph.run import RunState
 from miniagents.ext.task_graph.snapshots import (
     SnapshotRecorder,
     changes_between,
@@ -17,6 +16,7 @@ from miniagents.ext.task_graph.snapshots import (
     folder_of,
     read_snapshot,
 )
+from miniagents.ext.task_graph.state import RunState
 
 if TYPE_CHECKING:
     from miniagents.ext.checkpoints import Claim

@@ -20,7 +20,8 @@ from miniagents.ext.task_graph.errors import SnapshotError
 from miniagents.ext.task_graph.modules import AgentModule
 from miniagents.ext.task_graph.nodes import Node, SnapshotControl
 from miniagents.ext.task_graph.plans import ExecutionPlan
-from miniagents.ext.task_graph.run import RunRecorder, TaskRun
+from miniagents.ext.task_graph.run import TaskRun
+from miniagents.ext.task_graph.state import RunRecorder
 from miniagents.ext.values import encode
 
 if TYPE_CHECKING:

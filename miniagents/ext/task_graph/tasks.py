@@ -81,11 +81,11 @@ class Task(BaseModel):
         """
         with _lock:
             self._check(status)
-            super().__setattr__("status", TaskStatus(status))
             if result is not None:
                 self.result = result
             if error is not None:
                 self.error = error
+            super().__setattr__("status", TaskStatus(status))  # last, so that who sees it sees what goes with it
 
     def set_executing(self) -> None:
         """Notes that work has begun; see `update_status`."""
