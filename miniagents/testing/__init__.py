@@ -11,10 +11,12 @@ from miniagents.testing.scripted_model import Request, ScriptedModel, ScriptedRe
 if TYPE_CHECKING:
     from miniagents.testing.cache_conformance import CacheConformance
     from miniagents.testing.chat_history_conformance import ChatHistoryConformance
+    from miniagents.testing.checkpoint_store_conformance import CheckpointStoreConformance
 
 __all__ = [
     "CacheConformance",
     "ChatHistoryConformance",
+    "CheckpointStoreConformance",
     "DeadlockError",
     "Request",
     "ScriptedModel",
@@ -29,6 +31,7 @@ __all__ = [
 _CONFORMANCE_SUITES = {
     "CacheConformance": "miniagents.testing.cache_conformance",
     "ChatHistoryConformance": "miniagents.testing.chat_history_conformance",
+    "CheckpointStoreConformance": "miniagents.testing.checkpoint_store_conformance",
 }
 
 

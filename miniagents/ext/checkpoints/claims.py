@@ -68,7 +68,9 @@ class Claim:
         ```
     """
 
-    def __init__(self, store: "CheckpointStore", run_id: str, epoch: int, holder: Holder, lease: float) -> None:
+    def __init__(
+        self, store: "CheckpointStore", run_id: str, epoch: int, holder: Holder, lease: float, *, auto_renew: bool
+    ) -> None:
         self.run_id = run_id
         self.epoch = epoch
         self.holder = holder
@@ -79,6 +81,8 @@ class Claim:
         self._released = False
         self._lost = asyncio.Event()
         self._renewal = _Renewal(self)
+        if not auto_renew:
+            self._renewal.end()
 
     @property
     def is_lost(self) -> bool:

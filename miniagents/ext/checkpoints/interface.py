@@ -154,13 +154,14 @@ class CheckpointStore(ABC):
         checked_text("the status of a run", status)
         await self._create(run_id, workflow, encode(fingerprint), status)
 
-    async def claim(self, run_id: str, *, lease: float = 5.0) -> Claim:
+    async def claim(self, run_id: str, *, lease: float = 5.0, auto_renew: bool = True) -> Claim:
         """Claims a run, to work at it. Of any number of claimants one gets it, here and in other processes.
 
         Args:
             run_id: The run.
-            lease: After how many seconds without a sign of life the claim is void. It is renewed by itself. That of a
-                process of this machine that does not live any more is void at once.
+            lease: After how many seconds without a sign of life the claim is void. That of a process of this machine
+                that does not live any more is void at once.
+            auto_renew: Whether it is renewed by itself; if not, call `claim.renew()` in time.
 
         Returns:
             The claim, to be released: `async with await store.claim(run_id) as claim:`.
@@ -173,7 +174,8 @@ class CheckpointStore(ABC):
         if not 0 < lease < float("inf"):
             raise ValueError(f"a lease of {lease!r} s is none; give a positive number of seconds")
         holder = Holder.new()
-        claim = Claim(self, run_id, await self._claim(run_id, holder, lease), holder, lease)
+        epoch = await self._claim(run_id, holder, lease)
+        claim = Claim(self, run_id, epoch, holder, lease, auto_renew=auto_renew)
         self._claims.add(claim)
         return claim
 

@@ -1,7 +1,8 @@
 """A run in a cache as whoever has claimed it works with it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from miniagents.ext.checkpoints.claims import Claim
@@ -53,9 +54,9 @@ class ClaimedRun:
             await self._write_objects(drafts, objects)
             addition = _Addition(self._claim, outcomes, drafts, status, self._unlisted)
             try:
-                record = await self.log.commit(addition.record)
+                with self._forgetting_if_interrupted():
+                    record = await self.log.commit(addition.record)
             except _OutdatedError:
-                self._forget()
                 continue
             outcomes.note(addition.noted)
             objects |= self._unlisted
@@ -64,7 +65,9 @@ class ClaimedRun:
 
     async def follow(self) -> None:
         """Reads what others have added, and looks whether the claim still holds."""
-        if _has_own(await self.log.follow(), self._claim):
+        with self._forgetting_if_interrupted():
+            fresh = await self.log.follow()
+        if _has_own(fresh, self._claim):
             self._forget()
         check_claim(self.log.state, self._claim)
 
@@ -104,6 +107,17 @@ class ClaimedRun:
             self._claim.outcomes = Outcomes(self._claim.run_id, (row[:5] for row in rows_in(records, 0)))
             self._objects = _objects_in(records)
         return self._claim.outcomes, self._objects
+
+    @contextmanager
+    def _forgetting_if_interrupted(self) -> Iterator[None]:
+        """Has everything read anew if the log is left at another place, without it being known what was there."""
+        position = self.log.state.position
+        try:
+            yield
+        except BaseException:
+            if self.log.state.position != position:
+                self._forget()
+            raise
 
     def _forget(self) -> None:
         self._claim.forget_outcomes()

@@ -48,6 +48,9 @@ class RedisCheckpointStore(CheckpointStore):
         cache: The cache.
         name: What the keys begin with in place of "checkpoints", for stores that know nothing of each other.
 
+    Attributes:
+        cache: The cache.
+
     Raises:
         StoreUnavailableError: From all methods: the server cannot be reached.
         StoreDamagedError: The cache has forgotten a part of a run.
@@ -62,6 +65,7 @@ class RedisCheckpointStore(CheckpointStore):
 
     def __init__(self, cache: Cache, *, name: str = "checkpoints") -> None:
         super().__init__()
+        self.cache = cache
         self._shelf = Shelf(cache, name)
 
     async def _close(self) -> None:
