@@ -26,6 +26,7 @@ __all__ = [
     "is_event",
     "messages_in",
     "result_in",
+    "result_of",
     "spoken_in",
 ]
 
@@ -265,3 +266,10 @@ def result_in(promises: Sequence[MessagePromise]) -> tuple[Message, ...] | None:
         return None
     results = last.metadata.get("results", {})
     return tuple(message for messages in results.values() for message in messages)
+
+
+def result_of(messages: Sequence[Message]) -> list[Message]:
+    """Of what a graph has replied the result, of what any other agent has replied all of it."""
+    if messages and isinstance(messages[-1], GraphFinished):
+        return [message for result in messages[-1].results.values() for message in result]
+    return list(messages)

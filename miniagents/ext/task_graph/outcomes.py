@@ -6,12 +6,10 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from miniagents.ext.graph.events import GraphFinished
 from miniagents.ext.task_graph.modules import Result
 from miniagents.ext.task_graph.nodes import Node
-from miniagents.message import Message
 
-__all__ = ["NodeOutcome", "as_result", "result_messages", "text_of"]
+__all__ = ["NodeOutcome", "as_result", "text_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +73,6 @@ def as_result(returned: Any) -> Result:
     if isinstance(returned, dict) and "status" not in returned:
         return {"status": "success", "result": returned, **returned}
     return {"status": "success", "result": returned}
-
-
-def result_messages(messages: tuple[Message, ...]) -> list[Message]:
-    """Of the reply of a graph its results, of other agents all that they say."""
-    if messages and isinstance(messages[-1], GraphFinished):
-        return [message for result in messages[-1].results.values() for message in result]
-    return list(messages)
 
 
 def text_of(value: Any) -> str:

@@ -7,11 +7,12 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from miniagents.agents import MiniAgent, miniagent
+from miniagents.ext.graph.events import result_of
 from miniagents.ext.graph.visit import Visit
 from miniagents.ext.task_graph.errors import MissingInputError, MissingOutputError, ModuleError
 from miniagents.ext.task_graph.modules import AgentModule, AtWork, ModuleConfig, Result, module_at_work
 from miniagents.ext.task_graph.nodes import Node
-from miniagents.ext.task_graph.outcomes import NodeOutcome, as_result, result_messages, text_of
+from miniagents.ext.task_graph.outcomes import NodeOutcome, as_result, text_of
 from miniagents.ext.task_graph.parallel import ModuleRun, one_by_one, side_by_side
 from miniagents.interaction import InteractionContext
 
@@ -157,7 +158,7 @@ class _NodeWork:
         replies = self._run.inquire_inside(agent, self._ctx.message_promises)
         self._ctx.reply(replies)
         try:
-            messages = result_messages(await replies)
+            messages = result_of(await replies)
         except asyncio.CancelledError:
             replies.cancel()
             raise

@@ -182,6 +182,10 @@ class _Work:
 
 def _result_of(messages: Sequence[Message]) -> list[Message]:
     """What of the messages of a tool is its result."""
+    if messages and not getattr(messages[-1], "for_models", True):  # it is a graph
+        from miniagents.ext.graph.events import result_of
+
+        messages = result_of(messages)
     said = [
         message
         for message in messages
