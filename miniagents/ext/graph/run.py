@@ -7,7 +7,7 @@ happened, and costs what the edges of the node cost. Nodes that wait are counter
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from contextvars import ContextVar, copy_context
 from enum import Enum
 from functools import partial
@@ -741,10 +741,14 @@ class GraphRun:
     def _jump_to(self, visit: Visit, decided: Any) -> Jump | None:
         if decided is None:
             return None
-        targets = (decided,) if isinstance(decided, str) else tuple(decided)
-        for target in targets:
-            self.node_named(target, f"the decision of {visit.node_run.node.name}")
-        return Jump(targets)
+        name = visit.node_run.node.name
+        if isinstance(decided, str):
+            decided = (decided,)
+        if not isinstance(decided, Sequence) or not all(isinstance(target, str) for target in decided):
+            raise TypeError(f"`decide` of {name} returned {decided!r:.100}; return the name of a node, names, or None")
+        for target in decided:
+            self.node_named(target, f"the decision of {name}")
+        return Jump(tuple(dict.fromkeys(decided))) if decided else None
 
     def before_attempt(self, visit: Visit) -> Awaitable[object] | None:
         """What has to be done before the agent is called; None for nothing."""
@@ -895,6 +899,6 @@ def _because_of(node_run: NodeRun) -> str:
 
 def _result_of(node_run: NodeRun) -> MessageType:
     visit = node_run.last
-    if visit is None:
+    if visit is None or node_run.state is NodeState.SKIPPED:  # that it was visited earlier does not count
         return None
     return visit.messages if visit.has_events else visit.replies
