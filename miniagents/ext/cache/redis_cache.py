@@ -30,10 +30,10 @@ class RedisCache(Cache):
     It can be used in several event loops and threads at the same time: each event loop has connections of its own.
     They are closed by `close`, or when the event loop ends (as `asyncio.run` ends one).
 
-    A lost connection is opened again, and what may have reached the server is repeated without being done twice. There
-    is one exception: the *number* of keys that `delete_many` gives, and the answer of `delete`, may be too low then.
-    Values of equal keys are whole at any time, but `set_many` is not atomic as a whole. Messages that several readers
-    give back at the same moment, because they are cancelled, may change places.
+    A lost connection is opened again, and what may have reached the server is repeated without being done twice, as
+    long as the server keeps what it knows (without persistence it forgets that when it dies). There is one exception:
+    how many keys `delete_many` says there were, and the answer of `delete`, may be too low then. Messages that several
+    readers give back at the same moment, because they are cancelled, may change places.
 
     Args:
         host: The host.
