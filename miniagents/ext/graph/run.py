@@ -643,38 +643,47 @@ class GraphRun:
 
     # --- taking up a run: what happened in another process is set, not done ---
 
-    def restore_settled(
+    def restore_node(
         self,
         node_run: NodeRun,
         state: NodeState,
         *,
-        messages: Iterable[Message] = (),
+        visits: int,
+        messages: Iterable[Message] | None = None,
+        error: BaseException | None = None,
         reason: str | None = None,
         failed_node: NodeRun | None = None,
+        passed_over: bool = False,
     ) -> None:
-        """Says that a node has settled before.
+        """Says how far a node had come. When all are restored, `recount`.
 
         Args:
             node_run: The node, which is pending.
-            state: FINISHED, FAILED or SKIPPED.
-            messages: What it has replied.
+            state: FINISHED, FAILED, SKIPPED or PENDING; or RUNNING, to start it at once whatever it waits for.
+            visits: How many visits have begun, without one that was at work.
+            messages: What it has replied in its last visit that ended well; None if there was none.
+            error: What it has failed with.
             reason: Why it was skipped.
             failed_node: For whose failure.
+            passed_over: See `NodeRun`.
         """
-        node_run.state = state
-        node_run.reason = reason
-        node_run.failed_node = failed_node
-        self._unsettled -= 1
-        if state is NodeState.FINISHED:
-            node_run.last = visit = self.new_visit(node_run)
+        node_run.visits = visits
+        node_run.error, node_run.reason, node_run.failed_node = error, reason, failed_node
+        node_run.passed_over = passed_over
+        if messages is not None:
+            node_run.last = visit = Visit(self, node_run)
             visit.restore(messages)
+        if error is not None:
+            self._errors.append(error)
+        if state is NodeState.RUNNING:
+            self._queue.append(node_run)
+        elif state is not NodeState.PENDING:
+            node_run.state = state
+            self._unsettled -= 1
 
     def recount(self) -> None:
-        """Counts anew what each pending node waits for, after nodes were restored."""
+        """Counts anew what each node waits for, after nodes were restored."""
         for node_run in self.nodes.values():
-            for dependency in node_run.after if node_run.state is NodeState.PENDING else ():
-                # Who depends on one that was skipped, and was not skipped for that, was to go on without it.
-                dependency.passed_over = dependency.state is NodeState.SKIPPED
             node_run.waiting = sum(not dependency.is_met for dependency in node_run.after)
 
     # --- hooks: what vocabularies can have otherwise ---
