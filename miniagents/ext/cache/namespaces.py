@@ -6,6 +6,7 @@ inside of a key. So `user:1` with the prefix `a` is just `a:user:1`.
 """
 
 from typing import NamedTuple
+from urllib.parse import unquote
 
 __all__ = ["DEFAULT_PREFIX", "RESERVED", "Namespace"]
 
@@ -82,6 +83,10 @@ class Namespace(NamedTuple):
         if doubled in key:
             key = key.replace(doubled, _percent(self.separator) * 2)
         return f"{self.head}{key}{self.tail}"
+
+    def key_of(self, whole_key: str) -> str:
+        """Gives the key, as a user knows it, of a whole key that belongs to this namespace."""
+        return unquote(whole_key[len(self.head) : len(whole_key) - len(self.tail)], errors="surrogatepass")
 
     def has(self, whole_key: str) -> bool:
         """Whether a whole key belongs to this namespace."""

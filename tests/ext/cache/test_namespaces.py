@@ -25,6 +25,13 @@ def test_different_keys_have_different_whole_keys(
     assert (whole_key(*one, separator) == whole_key(*another, separator)) == same
 
 
+@given(PARTS, st.sampled_from(":/-é"))
+def test_a_whole_key_gives_its_key_back(parts: tuple[str, str, str], separator: str) -> None:
+    """`key_of` undoes `whole_key`."""
+    namespace = Namespace.of(parts[0], parts[2], separator)
+    assert namespace.key_of(namespace.whole_key(parts[1])) == parts[1]
+
+
 @given(PARTS, PARTS, st.sampled_from(":/-é"))
 def test_a_whole_key_belongs_to_its_own_namespace_alone(
     one: tuple[str, str, str], another: tuple[str, str, str], separator: str
