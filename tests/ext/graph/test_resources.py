@@ -297,6 +297,23 @@ async def test_what_does_not_concern_a_request_does_not_overtake_it() -> None:
     assert asking.got == ["trainer", "high"]
 
 
+async def test_who_stands_behind_one_that_is_starved_is_not_starved_with_it() -> None:
+    """Also those count that overtake a request before it, because of which it has to wait."""
+    asking = Asking(ResourcePool(total_cpu=1.0, total_gpu=1.0, max_overtakes=3))
+    await asking.ask("cpu", needs(1))
+    await asking.ask("gpu", needs(gpu=1))
+    await asking.ask("low", needs(1, priority=LOW))
+    await asking.ask("high", needs(1, gpu=1, priority=HIGH))
+    await asking.release("gpu")
+    await asking.ask("critical0", needs(gpu=1, priority=CRITICAL))
+    await asking.release("cpu")
+    assert "low" not in asking.got, "both types are kept for the one of high priority"
+    for number in range(4):
+        await asking.ask(f"critical{number + 1}", needs(gpu=1, priority=CRITICAL))
+        await asking.release(f"critical{number}")
+    assert asking.got == ["cpu", "gpu", "critical0", "critical1", "critical2", "low", "critical3", "critical4"]
+
+
 def test_max_overtakes_of_none_is_refused() -> None:
     """With it priorities would mean nothing."""
     with pytest.raises(ValueError, match="max_overtakes is 0"):

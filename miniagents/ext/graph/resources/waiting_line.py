@@ -7,12 +7,14 @@ proved that nobody waits for ever while others end:
 2. The first request of its kind (priority, types of resources, quota) that cannot be admitted secures what it is short
    of, one type after the other in the order of `TYPES`, until it is in. What it is not short of, or not yet, others may
    use meanwhile: a request that waits for a GPU for an hour does not keep the CPUs idle.
-3. The request that has waited longest goes before all others once `max_overtakes` later ones were given something of
-   what it has secured. Then the count begins with the next one: a crowd of low priority cannot block a high one.
+3. The request that has waited longest goes before all others once `max_overtakes` later ones were admitted that took
+   something of what it, or one before it, has secured. Then the count begins with the next one: a crowd of low priority
+   cannot block a high one.
 
-So let a request be the oldest in line. By 3. it happens at most `max_overtakes` times that others take of what it has
-secured. From then on that only becomes free, and stays so. It secures at most all five types, and is in. Then the next
-one is the oldest.
+So let a request be the oldest in line. Suppose that it is never overtaken again. Then what it and those before it have
+secured only becomes free, the first of them gets in, and that is an overtaking; or it was the oldest one itself. So it
+is in, or goes first at last. Then nobody takes anything that it has secured. It secures at most all five types, and is
+in. Then the next one is the oldest.
 
 A quota is a pool within the pool, for which the same holds. A request that has to wait for its own quota secures
 nothing of the pool. Each quota has an oldest request of its own.
@@ -53,7 +55,7 @@ class Request:
         place: The lower one stands before the other.
         secured: A bit for each type of which those behind it are given nothing that it needs.
         secured_of_quota: The same within its quota.
-        overtaken: How often later ones were given something of what it has secured, while it was the oldest.
+        overtaken: How often it has been overtaken by later ones, while it was the oldest.
         is_urgent: Whether that was too often.
         has_preempted: Whether others were asked to make room for it.
         outcome: Is done when it waits no more, with the error if it was not admitted; None if it does not wait at all.
@@ -111,10 +113,10 @@ class Request:
         """Secures all that it needs, because others make room for it."""
         self.secured = ALL_TYPES
 
-    def is_overtaken_by(self, other: "Request") -> bool:
-        """Whether one that is admitted came later, and is given something of what this one has secured."""
+    def has_secured_of(self, other: "Request") -> bool:
+        """Whether it has secured something of what another one takes."""
         secured = self.secured | (self.secured_of_quota if self.quota is other.quota else 0)
-        return self.number < other.number and bool(secured & other.types)
+        return bool(secured & other.types)
 
     def become_urgent(self) -> None:
         """Steps before all others but those that are urgent and older."""
@@ -173,7 +175,6 @@ class WaitingLine:
         if candidate is not None:
             fronts = [request for request in fronts if request.place < candidate.place]
             fronts.append(candidate)
-        fronts.sort(key=lambda request: request.place)
         left = free.copy()
         left_of_quotas: dict[Account, list[int]] = {}
         for request in fronts:
@@ -191,12 +192,14 @@ class WaitingLine:
         Args:
             admitted: What was admitted; it is not in line any more.
         """
-        oldest: dict[Account | None, Request] = {}
-        for request in self._fronts():
-            if request.number < oldest.setdefault(request.quota, request).number:
-                oldest[request.quota] = request
-        for request in oldest.values():
-            if request.is_overtaken_by(admitted):
+        fronts = self._fronts()
+        oldest: dict[Account | None, int] = {}
+        for request in fronts:
+            oldest[request.quota] = min(request.number, oldest.get(request.quota, request.number))
+        takes_of_what_is_secured = False
+        for request in fronts:
+            takes_of_what_is_secured |= request.has_secured_of(admitted)
+            if takes_of_what_is_secured and oldest[request.quota] == request.number < admitted.number:
                 request.overtaken += 1
                 if request.overtaken >= self._max_overtakes:
                     request.become_urgent()
@@ -210,7 +213,7 @@ class WaitingLine:
             self.join(request)
 
     def _fronts(self) -> list[Request]:
-        """The first of each kind. Those that wait no more are forgotten on the way."""
+        """The first of each kind, in their order. Those that wait no more are forgotten on the way."""
         fronts = []
         for kind, queue in list(self._queues.items()):
             request = _first_in(queue)
@@ -218,6 +221,7 @@ class WaitingLine:
                 del self._queues[kind]
             else:
                 fronts.append(request)
+        fronts.sort(key=lambda request: request.place)
         return fronts
 
 
