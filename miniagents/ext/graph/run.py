@@ -628,7 +628,7 @@ class GraphRun:
                 self._abandon(node_run)
                 self._forget_error(node_run)
                 if node_run.state not in _SETTLED:
-                    self._unsettled -= 1
+                    self._skip(node_run, f"{creator.node.name}, which has added it, runs again")
                 node_run.state = NodeState.IDLE
                 del self.nodes[node_run.node.name]
                 withdrawn.append(node_run)
