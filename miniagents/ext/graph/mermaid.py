@@ -68,7 +68,7 @@ def flowchart(
     for before, after, arrow in dict.fromkeys([*edges, *((a, b, "-.->") for a, b in jumps)]):
         if before in ids and after in ids:
             lines.append(f"    {ids[before]} {arrow} {ids[after]}")
-    used = {state for state in states.values() if state in _STYLES}
+    used = {states.get(name) for name in ids}
     lines += [f"    classDef {state} {_STYLES[state]}" for state in _STYLES if state in used]
     return "\n".join(lines) + "\n"
 
