@@ -259,14 +259,32 @@ class Visit:
             promises.append(promise)
             forward(self, promise)
         self.follower = None
-        if self.has_events and result_in(promises) is not None:
-            unresolved = []  # the graph has waited for what counts
-        else:
-            unresolved = [one for one in promises if one._value is NO_VALUE and type(one) is not EventPromise]
+        unresolved = self.unresolved()
         if unresolved:
             self._do(_all_of(unresolved), self._attempt_succeeded)
         else:
             self._attempt_succeeded(None)
+
+    def unresolved(self) -> list[MessagePromise]:
+        """Which messages are still to be waited for, when all have begun."""
+        if self.has_events and result_in(self._promises) is not None:
+            return []  # the graph has waited for what counts
+        return [one for one in self._promises if one._value is NO_VALUE and type(one) is not EventPromise]
+
+    def fail_at_once(self, call: Run, error: Exception) -> bool:
+        """Ends an attempt with what its agent has failed with, though of what that has replied some may still stream.
+
+        Args:
+            call: The call of the agent.
+            error: The error.
+
+        Returns:
+            Whether it was the attempt at work, which has taken the error, so that nobody else has to.
+        """
+        if self.over or self.replies is None or self.replies._run is not call:
+            return False
+        self.run.enter(self._attempt_failed, error)
+        return True
 
     def _timed_out(self) -> None:
         self._timer = None

@@ -15,6 +15,7 @@ from miniagents.ext.task_graph.outcomes import NodeOutcome
 from miniagents.ext.task_graph.plans import ExecutionPlan, compile_plan
 from miniagents.ext.task_graph.state import RunState
 from miniagents.ext.task_graph.tracing import TracedVisit
+from miniagents.ext.task_graph.visits import TaskVisit
 from miniagents.interaction import InteractionContext
 from miniagents.sequences import MessageSequencePromise
 
@@ -114,7 +115,7 @@ class TaskRun(GraphRun):
         """See `GraphRun.new_visit`."""
         if self.task_nodes[node_run.node.name].trace:
             return TracedVisit(self, node_run, self.state.tracer)
-        return super().new_visit(node_run)
+        return TaskVisit(self, node_run)
 
     def condition_holds(self, condition: "CompiledCondition") -> Awaitable[bool]:
         """See `GraphRun.condition_holds`. The task is what modules have made of it in the cache."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from miniagents.ext.graph.visit import Visit
+from miniagents.ext.task_graph.visits import TaskVisit
 from promising.errors import PromiseCancelledError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class RunTracer:
             yield
 
 
-class TracedVisit(Visit):
+class TracedVisit(TaskVisit):
     """A visit of a node that has a span, with one in it for each further attempt.
 
     Args:

@@ -7,14 +7,18 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from miniagents.agents import MiniAgent, miniagent
-from miniagents.ext.graph.events import result_of
+from miniagents.ext.graph.events import is_event, result_of
 from miniagents.ext.graph.visit import Visit
+from miniagents.ext.labelled import LabelledPromise
 from miniagents.ext.task_graph.errors import MissingInputError, MissingOutputError, ModuleError
 from miniagents.ext.task_graph.modules import AgentModule, AtWork, ModuleConfig, Result, module_at_work
 from miniagents.ext.task_graph.nodes import Node
 from miniagents.ext.task_graph.outcomes import NodeOutcome, as_result, text_of
 from miniagents.ext.task_graph.parallel import ModuleRun, one_by_one, side_by_side
 from miniagents.interaction import InteractionContext
+from miniagents.message import Message
+from miniagents.messages import MessagePromise
+from promising.sentinels import NO_VALUE
 
 if TYPE_CHECKING:
     from miniagents.ext.task_graph.graph import TaskGraph
@@ -37,7 +41,11 @@ def agent_of(node: Node, subgraph: "TaskGraph | None") -> MiniAgent:
     """
 
     async def work(ctx: InteractionContext, visit: Visit) -> None:
-        await _NodeWork(node, subgraph, ctx, visit).run()
+        try:
+            await _NodeWork(node, subgraph, ctx, visit).run()
+        except Exception as error:
+            if not visit.fail_at_once(ctx, error):
+                raise
 
     return miniagent(work, alias=node.name)
 
@@ -144,25 +152,24 @@ class _NodeWork:
     async def _result_of_subgraph(self, graph: "TaskGraph") -> Result:
         """Lets the nodes of which this one consists work at the same task."""
         state = self._run.state.of_part()
-        replies = self._run.inquire_inside(graph, self._ctx.message_promises, task=self._run.task, state=state)
-        self._ctx.reply(replies)
-        try:
-            await replies
-        except asyncio.CancelledError:
-            replies.cancel()
-            raise
+        await self._reply_of(graph, task=self._run.task, state=state)
         state.raise_if_failed(self._node.name)
         return {"status": "success", "result": state.node_results}
 
     async def _result_of_agent(self, agent: MiniAgent) -> Result:
-        replies = self._run.inquire_inside(agent, self._ctx.message_promises)
-        self._ctx.reply(replies)
+        messages = result_of(await self._reply_of(agent))
+        return {"status": "success", "result": "\n\n".join(map(str, messages)), "messages": messages}
+
+    async def _reply_of(self, agent: MiniAgent, **arguments: Any) -> tuple[Message, ...]:
+        """Calls an agent and passes on what it replies while it does; its errors are raised here, and only here."""
+        replies = self._run.inquire_inside(agent, self._ctx.message_promises, **arguments)
         try:
-            messages = result_of(await replies)
+            async for promise in replies:
+                self._ctx.reply(_without_error(promise))
+            return await replies
         except asyncio.CancelledError:
             replies.cancel()
             raise
-        return {"status": "success", "result": "\n\n".join(map(str, messages)), "messages": messages}
 
     async def _process(self, place: int, module: AgentModule) -> Any:
         generators, key = self._run.generators, (self._node.name, place)
@@ -194,3 +201,9 @@ class _NodeWork:
 
 def _config_of(module: AgentModule | MiniAgent) -> ModuleConfig:
     return module.config if isinstance(module, AgentModule) else _DEFAULT_CONFIG
+
+
+def _without_error(promise: MessagePromise) -> MessagePromise:
+    if promise._value is not NO_VALUE or is_event(promise):
+        return promise
+    return LabelledPromise(promise, {})
