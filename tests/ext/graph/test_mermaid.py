@@ -88,7 +88,7 @@ def test_names_cannot_break_a_picture(name: str) -> None:
 
 
 def test_a_flowchart_of_ones_own() -> None:
-    """Nodes, edges, arrows and the direction can be given; edges to what there is not, and double ones, are left out."""
+    """Nodes, edges, arrows and direction can be given; edges to what there is not, or that are there, are left out."""
     edges = [("a", "b", "-->"), ("a", "b", "-->"), ("b", "x", "-->"), ("b", "a", "==>")]
     assert flowchart(["a", "b", "a"], edges, [Message("no event")], direction="LR") == (
         'flowchart LR\n    n0["a"]\n    n1["b"]\n    n0 --> n1\n    n1 ==> n0\n'
