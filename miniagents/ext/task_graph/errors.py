@@ -11,7 +11,9 @@ __all__ = [
     "ModuleError",
     "NodesFailedError",
     "NonRetryableException",
+    "RestoredError",
     "SnapshotError",
+    "TaskTakenOverError",
     "TaskTransitionError",
 ]
 
@@ -52,6 +54,14 @@ class SnapshotError(GraphError, NonRetryableException):
 
 class GraphChangedError(GraphError):
     """A run cannot be taken up, because its graph is another one by now; the message says how it differs."""
+
+
+class TaskTakenOverError(GraphError, NonRetryableException):
+    """This process was at a standstill for so long that another one has taken up its task, and goes on with it."""
+
+
+class RestoredError(GraphError):
+    """What a node has failed with in another process: the message is all that is known of it."""
 
 
 class TaskTransitionError(GraphError, ValueError):

@@ -1,9 +1,10 @@
 """Flow control: where a run goes on, decided by conditions."""
 
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field
 
 from miniagents.ext.graph.conditions import CompiledCondition, compile_condition
 from miniagents.ext.task_graph.modules import AgentModule, ModuleType
@@ -65,12 +66,14 @@ class FlowControlModule(AgentModule):
     type = ModuleType.FLOW_CONTROL
     flow_config: FlowControlConfig = Field(default_factory=FlowControlConfig)
 
-    _compiled: list[CompiledCondition | None] = PrivateAttr(default_factory=list)
-
     def model_post_init(self, context: Any) -> None:
         """Compiles the conditions, so that a wrong one is known at once."""
         super().model_post_init(context)
-        self._compiled = [
+        _ = self._compiled
+
+    @cached_property  # and no attribute of the model, as what is compiled cannot be written down
+    def _compiled(self) -> list[CompiledCondition | None]:
+        return [
             None
             if decision.condition is None
             else compile_condition(

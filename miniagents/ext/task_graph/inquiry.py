@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from miniagents.ext.cache import Cache
 from miniagents.ext.cache.namespaces import Namespace
-from miniagents.ext.task_graph.state import RunState
+from miniagents.ext.task_graph.state import RunState, described
 from miniagents.ext.task_graph.tasks import Task
 from miniagents.interaction import InteractionContext
 from promising.errors import PromiseCancelledError
@@ -45,7 +45,8 @@ async def work_at(
             async with _namespace_of_its_own(agent.cache, state.task):
                 await _run_to_end(agent.cache, graph, ctx, state, progress, timeout)
     finally:
-        await _publish(agent, state)
+        if not state.is_taken_over:
+            await _publish(agent, state)
 
 
 async def _run_to_end(
@@ -58,8 +59,9 @@ async def _run_to_end(
 ) -> None:
     task = state.task
     await cache.set(_TASK_KEY, task)
+    messages = ctx.message_promises if state.messages is None else state.messages
     replies = graph.inquire(
-        ctx.message_promises, task=task, state=state, progress=progress, timeout=timeout, errors_as_messages=False
+        messages, task=task, state=state, progress=progress, timeout=timeout, errors_as_messages=False
     )
     if replies._context is not None:  # outside of any context things start when they are awaited, as this is now
         replies._start_now()
@@ -79,7 +81,8 @@ async def _run_to_end(
         raise
     finally:
         _settle(state)
-        await _give_back(cache, task)
+        if not state.is_taken_over:
+            await _give_back(cache, task)
 
 
 def _settle(state: RunState) -> None:
@@ -104,8 +107,8 @@ async def _give_back(cache: Cache, task: Task) -> None:
 async def _publish(agent: "Agent", state: RunState) -> None:
     task = state.task
     for node, error in state.errors.items():
-        said = f"{type(error).__name__}: {error}"
-        await agent.cache.publish_to_mailbox(agent.error_mailbox, {"status": "error", "node": node, "error": said})
+        said = {"status": "error", "node": node, "error": described(error)}
+        await agent.cache.publish_to_mailbox(agent.error_mailbox, said)
     await agent.cache.publish_to_mailbox(
         agent.output_mailbox, {"status": task.status, "result": task.result, "failed_chains": state.failed_chains}
     )

@@ -75,9 +75,12 @@ class TaskRun(GraphRun):
 
     async def complete(self) -> None:
         """See `GraphRun.complete`. It also waits for the clean-up of whatever was stopped."""
+        await self.state.recorder.begin(self)
         timer = None if self._timeout is None else self.later(self._timeout, self._out_of_time)
         try:
             await super().complete()
+            if self.state.stopped is None:
+                await self.state.recorder.end(self)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -147,22 +150,22 @@ class TaskRun(GraphRun):
         """See `GraphRun.before_release`."""
         outcome: NodeOutcome = visit.value
         self.state.note_finished(visit.node_run.node.name, outcome.results)
-        if jump is not None and (jump.value or outcome.condition_variables):
-            return self._before_jump(visit, jump)
-        return self.state.recorder.before_release(visit, jump)
+        if jump is not None and jump.value:
+            return self._after_cleanup(visit, jump)
+        return self._recording(visit, jump)
 
-    async def _before_jump(self, visit: Visit, jump: Jump) -> None:
-        """Takes a decision: what it deletes is gone, and what it leaves behind closed, before anything follows it."""
-        if jump.value:
-            failures = await self._close(self._left_behind(jump))
-            for error in failures.values():
-                raise error
-        variables = visit.value.condition_variables
-        if variables:
-            await self.cache.delete_many(variables)
-        recording = self.state.recorder.before_release(visit, jump)
+    async def _after_cleanup(self, visit: Visit, jump: Jump) -> None:
+        """Closes what a decision leaves behind, before anything follows it."""
+        failures = await self._close(self._left_behind(jump))
+        for error in failures.values():
+            raise error
+        recording = self._recording(visit, jump)
         if recording is not None:
             await recording
+
+    def _recording(self, visit: Visit, jump: Jump | None) -> Awaitable[object] | None:
+        used_up = () if jump is None else visit.value.condition_variables
+        return self.state.recorder.before_release(self, visit, jump, used_up)
 
     def visit_finished(self, visit: Visit, jump: Jump | None) -> None:
         """See `GraphRun.visit_finished`."""
@@ -170,7 +173,6 @@ class TaskRun(GraphRun):
             visit.end_span()
         self.state.failures.pop(visit.node_run.node.name, None)
         super().visit_finished(visit, jump)
-        self.state.recorder.released(visit.node_run.node.name)
 
     def attempt_failed(self, visit: Visit, error: Exception) -> None:
         """See `GraphRun.attempt_failed`."""

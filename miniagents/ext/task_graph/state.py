@@ -1,10 +1,10 @@
 """What is known of one run of a task graph."""
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.graph.run import NodeRun, NodeState
-from miniagents.ext.task_graph.errors import NodesFailedError
+from miniagents.ext.task_graph.errors import NodesFailedError, RestoredError, TaskTakenOverError
 from miniagents.ext.task_graph.plans import ExecutionState
 from miniagents.ext.task_graph.tracing import RunTracer
 
@@ -15,22 +15,38 @@ if TYPE_CHECKING:
     from miniagents.ext.graph.visit import Visit
     from miniagents.ext.task_graph.run import TaskRun
     from miniagents.ext.task_graph.tasks import Task
+    from miniagents.message import Message
 
-__all__ = ["RunRecorder", "RunState"]
+__all__ = ["RunRecorder", "RunState", "described"]
 
 
 class RunRecorder:
     """Who writes down what has happened, so that a run can be taken up again. This one does not."""
 
+    async def begin(self, run: "TaskRun") -> None:
+        """Writes down that a run begins, before anything of it does."""
+
     def restore(self, run: "TaskRun") -> None:
         """Brings a run that has just been set up to where it stood."""
 
-    def before_release(self, visit: "Visit", jump: "Jump | None") -> Awaitable[object] | None:
-        """Writes down that a node has finished; it counts as finished when that is done."""
-        return None
+    def before_release(
+        self, run: "TaskRun", visit: "Visit", jump: "Jump | None", delete: Sequence[str]
+    ) -> Awaitable[object] | None:
+        """Writes down that a node has finished; it counts as finished when that is done.
 
-    def released(self, name: str) -> None:
-        """Is told that the end of a node has been carried out, with all that follows from it."""
+        Args:
+            run: The run.
+            visit: The visit of the node.
+            jump: Where the run goes on, if the node has decided that.
+            delete: Keys to delete from the cache, as the decision has used them up.
+
+        Returns:
+            What to await; None for nothing.
+        """
+        return run.cache.delete_many(delete) if delete else None
+
+    async def end(self, run: "TaskRun") -> None:
+        """Writes down that all nodes have been dealt with."""
 
 
 class RunState:
@@ -42,6 +58,7 @@ class RunState:
 
     Attributes:
         task: The task.
+        messages: What the graph is sent in place of what the agent is sent, if the run was taken up.
         node_results: `{"status", "results"}` of each node that has been dealt with, by its name.
         execution: How far the run has come.
         failed_chains: Each node that has failed for good, with those that were skipped for that.
@@ -55,6 +72,7 @@ class RunState:
 
     def __init__(self, task: "Task", recorder: RunRecorder | None = None) -> None:
         self.task = task
+        self.messages: list[Message] | None = None
         self.node_results: dict[str, dict[str, Any]] = {}
         self.execution = ExecutionState()
         self.failed_chains: list[list[str]] = []
@@ -75,10 +93,15 @@ class RunState:
         """Whether any node has finished."""
         return any(one["status"] == "success" for one in self.node_results.values())
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another process goes on with the task, so that it is no business of this one any more."""
+        return isinstance(self.stopped, TaskTakenOverError)
+
     def describe_errors(self) -> str:
         """Says what has gone wrong; nothing, if nothing has."""
-        said = [f"{name}: {_described(error)}" for name, error in self.errors.items() if error is not self.stopped]
-        return "; ".join(said if self.stopped is None else [_described(self.stopped), *said])
+        said = [f"{name}: {described(error)}" for name, error in self.errors.items() if error is not self.stopped]
+        return "; ".join(said if self.stopped is None else [described(self.stopped), *said])
 
     def of_part(self) -> "RunState":
         """The state of the nodes of which a node consists."""
@@ -107,7 +130,7 @@ class RunState:
 
     def note_failed(self, name: str, error: BaseException) -> None:
         """Notes what a node has failed with."""
-        self.node_results[name] = {"status": "error", "results": [], "error": _described(error)}
+        self.node_results[name] = {"status": "error", "results": [], "error": described(error)}
 
     def conclude(self, nodes: Iterable[NodeRun]) -> None:
         """Notes with what all nodes have ended."""
@@ -128,5 +151,8 @@ class RunState:
         self.failed_chains = list(chains.values())
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """Says what something has failed with."""
+    if isinstance(error, RestoredError):
+        return str(error)
     return f"{type(error).__name__}: {error}"

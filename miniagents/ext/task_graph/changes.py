@@ -1,0 +1,217 @@
+"""What has changed in a run since the last snapshot."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from miniagents.ext.graph.run import NodeRun, NodeState
+from miniagents.ext.task_graph.snapshots import JumpRecord, NodeRecord, SnapshotData
+from miniagents.ext.values import UnreadableValueError, decode
+
+if TYPE_CHECKING:
+    from miniagents.ext.cache import Cache
+    from miniagents.ext.graph.run import Jump
+    from miniagents.ext.graph.visit import Visit
+    from miniagents.ext.task_graph.run import TaskRun
+
+__all__ = ["NOTHING", "Ending", "Mark", "Written", "changes_since", "digests_of", "marks_of", "stored_in", "values_of"]
+
+
+class Ending(NamedTuple):
+    """The end of a visit that is about to be carried out: its node counts as finished.
+
+    Attributes:
+        visit: The visit.
+        jump: Where the run goes on.
+        delete: The keys of the cache that are deleted with that.
+    """
+
+    visit: "Visit"
+    jump: "Jump | None"
+    delete: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        """The name of the node."""
+        return self.visit.node_run.node.name
+
+
+Endings = Mapping[str, Ending]
+"""Endings by the names of their nodes. Those that have been carried out, or given up, count no more."""
+
+
+class Mark(NamedTuple):
+    """By what it can be seen whether a node has to be written anew; see `NodeRecord`."""
+
+    state: NodeState = NodeState.PENDING
+    visits: int = 0
+    last: "Visit | None" = None
+    failures: int = 0
+    reason: str | None = None
+    failed_node: NodeRun | None = None
+    passed_over: bool = False
+    is_written: bool = False
+
+
+class Written(NamedTuple):
+    """What has been written so far.
+
+    Attributes:
+        nodes: The marks of the nodes; those that are as at the beginning are missing.
+        cache: Digests of the values in the cache.
+        plans: How many plans.
+        size_of_full: The size of the last full snapshot.
+        size_since: The size of those since, together.
+    """
+
+    nodes: Mapping[str, Mark] = {}
+    cache: Mapping[str, bytes] = {}
+    plans: int = 0
+    size_of_full: int = 0
+    size_since: int = 0
+
+
+NOTHING = Written()
+_UNTOUCHED = Mark()
+
+
+def marks_of(run: "TaskRun", endings: Endings, written_once: Collection[str]) -> dict[str, Mark]:
+    """Looks at all nodes.
+
+    Args:
+        run: The run.
+        endings: What is about to be carried out.
+        written_once: The nodes that want their end written once, and have that.
+
+    Returns:
+        The marks of those that are not as at the beginning, by their names.
+    """
+    failures = run.state.failures
+    marks: dict[str, Mark] = {}
+    for name, one in run.nodes.items():
+        is_written = name in written_once
+        if _ends(one, endings):
+            mark = Mark(NodeState.FINISHED, one.visits, one.visit, is_written=is_written)
+        else:
+            visits = one.visits - (one.state is NodeState.RUNNING)
+            failed = failures.get(name, 0)
+            mark = Mark(one.state, visits, one.last, failed, one.reason, one.failed_node, one.passed_over, is_written)
+        if mark != _UNTOUCHED:
+            marks[name] = mark
+    return marks
+
+
+def changes_since(
+    known: Written, run: "TaskRun", endings: Endings, written_once: Collection[str]
+) -> tuple[SnapshotData, Written]:
+    """Finds out what has changed, but for the cache.
+
+    Args:
+        known: What has been written; `NOTHING` for a full snapshot.
+        run: The run.
+        endings: See `marks_of`.
+        written_once: See `marks_of`.
+
+    Returns:
+        What is to be written, and what will have been written then.
+    """
+    marks = marks_of(run, endings, written_once)
+    execution = run.state.execution
+    plans = [*execution.execution_history, execution.current_plan]
+    at_work = [one.visit for one in run.nodes.values() if one.visit is not None and not _ends(one, endings)]
+    ending = [one for one in endings.values() if not one.visit.over]
+    data: SnapshotData = {
+        "full": known is NOTHING,
+        "over": False,
+        "jumps": {one.name: _jump_record(one.jump, one.delete) for one in ending if one.jump is not None},
+        "counts": {
+            "settled": execution.execution_index + sum(one.jump is None for one in ending),
+            "begun": execution.total_iterations - sum(visit.attempt > 0 for visit in at_work),
+        },
+        "nodes": {
+            name: _record(run, name, mark, endings) for name, mark in marks.items() if known.nodes.get(name) != mark
+        },
+        "withdrawn": [name for name in known.nodes if name not in marks],
+        "cache": {},
+        "raw": {},
+        "deleted": [],
+        "plans": [[step.nodes for step in plan.steps] for plan in plans[known.plans :]],
+        "warnings": [
+            f"a generator of {name} is at work; after a restart it begins anew"
+            for name in dict.fromkeys(name for name, _ in run.generators)
+        ],
+    }
+    return data, known._replace(nodes=marks, plans=len(plans))
+
+
+def _ends(node_run: NodeRun, endings: Endings) -> bool:
+    ending = endings.get(node_run.node.name)
+    return ending is not None and not ending.visit.over
+
+
+def _jump_record(jump: "Jump", delete: Sequence[str]) -> JumpRecord:
+    return {"targets": list(jump.targets), "why": jump.why, "cleanup": bool(jump.value), "delete": list(delete)}
+
+
+def _record(run: "TaskRun", name: str, mark: Mark, endings: Endings) -> NodeRecord:
+    node_run = run.nodes[name]
+    record: NodeRecord = {"state": mark.state.value, "visits": mark.visits}
+    if name in run.state.node_results:
+        record["result"] = run.state.node_results[name]
+    if mark.last is not None:
+        record["messages"] = list(mark.last.messages)
+    if mark.failures:
+        record["failures"] = mark.failures
+    if mark.state is NodeState.SKIPPED:
+        record["reason"], record["passed_over"] = mark.reason, mark.passed_over
+        if mark.failed_node is not None:
+            record["failed_node"] = mark.failed_node.node.name
+    if _ends(node_run, endings):
+        created = [node.name for node in endings[name].visit.new_nodes or ()]
+    else:
+        created = [one.node.name for one in node_run.created or ()]
+    if created:
+        record["created"] = {one: run.task_nodes[one] for one in created}
+    if mark.is_written:
+        record["is_written"] = True
+    return record
+
+
+# --- the cache ---
+
+
+async def stored_in(cache: "Cache", excluded: Collection[str]) -> dict[str, bytes]:
+    """Gives what is stored in the namespace of a cache.
+
+    Args:
+        cache: The cache.
+        excluded: Keys that are left out.
+
+    Returns:
+        The bytes, by their keys as the user knows them.
+    """
+    namespace = cache.namespace
+    found: dict[str, bytes] = {}
+    async for batch in cache._scan(namespace):
+        keys = {whole_key: key for whole_key in batch if (key := namespace.key_of(whole_key)) not in excluded}
+        contents = await cache._load_many(list(keys)) if keys else []
+        pairs = zip(keys.values(), contents, strict=True)
+        found.update((key, content) for key, content in pairs if content is not None)
+    return found
+
+
+def values_of(stored: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Reads what was stored, and sets apart what is no value."""
+    values: dict[str, Any] = {}
+    raw: dict[str, bytes] = {}
+    for key, content in stored.items():
+        try:
+            values[key] = decode(content)
+        except UnreadableValueError:
+            raw[key] = content
+    return values, raw
+
+
+def digests_of(stored: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Gives what tells that something stored has changed."""
+    return {key: hashlib.sha256(content).digest() for key, content in stored.items()}
