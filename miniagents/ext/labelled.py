@@ -6,7 +6,7 @@ from typing import Any
 
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
-from promising.replay import COMPLETE
+from promising.replay import COMPLETE, ReplayBuffer
 from promising.sentinels import NO_VALUE
 
 __all__ = ["LabelledPromise"]
@@ -26,15 +26,23 @@ class LabelledPromise(MessagePromise):
 
     __slots__ = ("_labels", "_source")
 
+    # There are many of them, and most are never read: what is the same for all, or asked for late, takes no time here.
+    _context = _failure = _run = _waiters = _given_resolver = _given_streamer = _metadata = None
+    _whole_from_pieces = True
+
     def __init__(self, source: MessagePromise, labels: Mapping[str, Any]) -> None:
         self._value = NO_VALUE
-        self._context = self._failure = self._run = self._waiters = None
-        self._given_resolver = self._given_streamer = self._metadata = None
-        self._whole_from_pieces = True
-        self._message_class = source.message_class  # so far; see `_make_whole`
-        self._buffer = source._buffer
         self._source = source
         self._labels = labels
+
+    @property
+    def _buffer(self) -> ReplayBuffer[str]:  # type: ignore[override]
+        return self._source._buffer
+
+    @property
+    def message_class(self) -> type[Message]:
+        """See `MessagePromise`."""
+        return self._source.message_class if self._value is NO_VALUE else type(self._value)
 
     @property
     def metadata(self) -> Mapping[str, Any]:

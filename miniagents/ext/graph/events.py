@@ -4,7 +4,7 @@ They are made only when somebody looks at them: a run of a hundred thousand node
 pay for it. Models are not shown them.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, ClassVar
 
 from miniagents.ext.labelled import LabelledPromise
@@ -200,14 +200,15 @@ class EventPromise(MessagePromise):
 
     __slots__ = ()
 
-    def __init__(self, event_class: type[GraphEvent], fields: Mapping[str, Any]) -> None:
+    # There are many of them, and most are never read: what is the same for all takes no time here.
+    _context = _failure = _run = _waiters = _given_resolver = _given_streamer = None
+    _whole_from_pieces = True
+    _buffer = _NO_TOKENS
+
+    def __init__(self, event_class: type[GraphEvent], fields: dict[str, Any]) -> None:
         self._value = NO_VALUE
-        self._context = self._failure = self._run = self._waiters = None
-        self._given_resolver = self._given_streamer = None
-        self._whole_from_pieces = True
         self._message_class = event_class
-        self._metadata = fields  # type: ignore[assignment]  # nobody changes it
-        self._buffer = _NO_TOKENS
+        self._metadata = fields  # nobody changes it
 
     @property
     def event_class(self) -> type[GraphEvent]:

@@ -352,26 +352,30 @@ class GraphRun:
                 self.all_settled()
 
     def _start(self, node_run: NodeRun) -> None:
-        limit = self.graph.max_starts
-        if limit is not None and self._starts >= limit:
-            self.halt(
-                GraphLimitError(
-                    f"{self.graph.alias} has started {limit} nodes, which is its limit; see whether a loop ends, or "
-                    f"raise it (the next one would have been {node_run.node.name})"
-                )
-            )
-            return
         most = node_run.node.policy.max_visits
         if most is not None and node_run.visits >= most:
             error = GraphLimitError(f"{node_run.node.name} was visited {most} times, which is its max_visits")
             self._settle_as_failed(node_run, error)
             return
-        self._starts += 1
         self._active += 1
         node_run.visits += 1
         node_run.state = NodeState.RUNNING
         visit = node_run.visit = self.new_visit(node_run)
         visit.begin()
+
+    def may_start(self, visit: Visit) -> bool:
+        """Counts a visit whose agent is about to be called; where it is one too many the run is stopped."""
+        limit = self.graph.max_starts
+        if limit is None or self._starts < limit:
+            self._starts += 1
+            return True
+        self.halt(
+            GraphLimitError(
+                f"{self.graph.alias} has started {limit} nodes, which is its limit; see whether a loop ends, or raise "
+                f"it (the next one would have been {visit.node_run.node.name})"
+            )
+        )
+        return False
 
     def _stop_all(self) -> None:
         if self._active:
@@ -437,7 +441,6 @@ class GraphRun:
         node_run = visit.node_run
         self._abandon(node_run)
         node_run.visits -= 1
-        self._starts -= 1
         self._skip(node_run, reason)
         self._settle(node_run)
 
@@ -483,6 +486,9 @@ class GraphRun:
             downstream.pop(node_run, None)
         for node_run in downstream:
             self._reset(node_run)
+        ready = [node_run for node_run in self._queue if node_run not in downstream]
+        self._queue.clear()  # in place, since it may be worked off right now
+        self._queue.extend(ready)
         if source not in downstream:
             self._pass_over_dependents(source, downstream, f"{source.node.name} went on with {', '.join(jump.targets)}")
         for node_run in downstream:

@@ -260,6 +260,15 @@ async def test_a_jump_that_comes_while_a_jump_still_stops_something() -> None:
     assert outcome.seconds == 1 + 5 + 20
 
 
+async def test_a_node_that_becomes_ready_in_the_moment_of_a_jump() -> None:
+    """A node whose last dependency ends just before a jump makes another one run again waits for that one."""
+    graph = Graph().add_node("slow", says("slow", 2)).add_node("x", says("x"))
+    graph.add_node("both", repeat, after=["slow", "x"])
+    graph.add_node("a", says("A", 2), after=["x"], policy=deciding("x"))
+    outcome = await run(graph)
+    assert visits(outcome) == ["slow", "x", "a", "x", "both", "a"]
+
+
 async def test_a_jump_resets_failures_and_skips() -> None:
     """What has failed or was skipped and runs again counts with what it ends with; the error is forgotten."""
     unreliable = Unreliable(1)
