@@ -205,6 +205,8 @@ class Visit:
         )
 
     def _admitted(self, _: object) -> None:
+        if not self._started and not self.attempt and not self.run.may_start(self):
+            return
         before = self.run.before_attempt(self)
         if before is None:
             self._call(None)
