@@ -298,17 +298,24 @@ class GraphRun:
         """Stops what runs, skips what waits, and lets the run end as one that has failed."""
         self._errors.append(error)
         for node_run in list(self.nodes.values()):
+            visit = node_run.visit
             if node_run.state is NodeState.RUNNING:
-                visit = node_run.visit
                 self._abandon(node_run)
-                node_run.error = error
-                node_run.state = NodeState.FAILED
-                node_run.failed_node = node_run
-                self._unsettled -= 1
-                if visit is not None:
-                    self._tell_failure(visit, error)
-            elif node_run.state is NodeState.PENDING:
+                if visit is None or visit.attempt:
+                    self._stopped_by(error, node_run, visit)
+                    continue
+                node_run.visits -= 1  # it was still waiting for a place
+                node_run.state = NodeState.PENDING
+            if node_run.state is NodeState.PENDING:
                 self._skip(node_run, str(error))
+
+    def _stopped_by(self, error: Exception, node_run: NodeRun, visit: Visit | None) -> None:
+        node_run.error = error
+        node_run.state = NodeState.FAILED
+        node_run.failed_node = node_run
+        self._unsettled -= 1
+        if visit is not None:
+            self._tell_failure(visit, error)
 
     def _set_up(self, nodes: Iterable["Node"]) -> None:
         runs = self.nodes
