@@ -114,7 +114,7 @@ class Journal:
         while last + 1 in names:
             last += 1
         together = self._together(names[last]) if last > pruned else None
-        if together is not None and together[1] not in names:
+        if together is not None and not all(number in names for number in range(last, together[1] + 1)):
             last = together[0] - 1
         for number in names:
             if number > last:

@@ -22,6 +22,7 @@ from miniagents.ext.checkpoints.errors import (
     StoreNotWritableError,
     StoreVersionError,
 )
+from miniagents.ext.checkpoints.files import meaning_of
 from miniagents.ext.checkpoints.interface import FORMAT
 from miniagents.ext.checkpoints.local import Worker
 
@@ -57,6 +58,7 @@ _NOT_WRITABLE = (
     StoreNotWritableError,
     "it cannot be written; change the permissions of the file and of its folder, or give another file",
 )
+_FULL = (StoreFullError, "the disk is full, or no more may be written to it; make room, and try again")
 _CAUSES: dict[int, tuple[type[CheckpointStoreError], str]] = {
     sqlite3.SQLITE_BUSY: _LOCKED,
     sqlite3.SQLITE_LOCKED: _LOCKED,
@@ -68,7 +70,8 @@ _CAUSES: dict[int, tuple[type[CheckpointStoreError], str]] = {
         StoreNotWritableError,
         "it cannot be opened; see whether it is a file, and its folder can be written, or give another file",
     ),
-    sqlite3.SQLITE_FULL: (StoreFullError, "the disk is full; make room on it, and try again"),
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR_WRITE: _FULL,
     sqlite3.SQLITE_IOERR: (
         CheckpointStoreError,
         "the disk did not read or write it; see whether it is full or failing, or give another file",
@@ -172,16 +175,13 @@ class Database:
         """Says what an error of SQLite or of the system means for the user."""
         if isinstance(error, CheckpointStoreError):
             return error
-        code = getattr(error, "sqlite_errorcode", None)
-        if code is not None:
-            kind, what = _CAUSES.get(code & 0xFF, (CheckpointStoreError, f"{error}; mend that, or give another file"))
-        elif isinstance(error, sqlite3.OperationalError) and "decode" in str(error):
-            kind, what = _DAMAGED
-        elif isinstance(error, PermissionError):
-            kind, what = _NOT_WRITABLE
-        else:
-            said = error.strerror if isinstance(error, OSError) else None
-            kind, what = CheckpointStoreError, f"{(said or str(error)).lower()}; mend that, or give another file"
+        if isinstance(error, OSError):
+            return meaning_of(error, self.path)
+        code = getattr(error, "sqlite_errorcode", 0)
+        known = _CAUSES.get(code) or _CAUSES.get(code & 0xFF)
+        if known is None and "decode" in str(error):  # what should be text is none
+            known = _DAMAGED
+        kind, what = known or (CheckpointStoreError, f"{error}; mend that, or give another file")
         return kind(f"the checkpoints in {self.path} cannot be used: {what}")
 
     # --- in the thread ---
