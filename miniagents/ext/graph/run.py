@@ -37,6 +37,7 @@ from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise, MessageType
 from promising.errors import as_seen_by_consumers
 from promising.promise import CoroutinePromise
+from promising.replay import COMPLETE, ReplayBuffer
 from promising.run import Run
 from promising.sentinels import DEFAULT
 
@@ -154,6 +155,7 @@ class NodeRun:
         return f"<node {self.node.name}: {self.state.value}>"
 
 
+_OTHERS_TO_NAME = 5
 _SETTLED = frozenset({NodeState.FINISHED, NodeState.FAILED, NodeState.SKIPPED, NodeState.IDLE})
 
 
@@ -745,7 +747,14 @@ class GraphRun:
         if not node_run.after:
             return self.ctx.message_promises
         inputs = [replies for dependency in node_run.after if (replies := _result_of(dependency)) is not None]
-        return inputs[0] if len(inputs) == 1 else inputs
+        if len(inputs) == 1:
+            return inputs[0]
+        if persist.contexts_with_handlers:
+            return MessageSequencePromise.on_messages(inputs)
+        buffer = ReplayBuffer[Any]()  # the same as above, as fast as it can be: these are sequences
+        buffer += inputs
+        buffer.end = COMPLETE
+        return MessageSequencePromise.on(buffer)
 
     def outcome(self, visit: Visit) -> "Jump | Awaitable[Jump | None] | None":
         """Says where the run goes on after an attempt that has succeeded; an error is one of the attempt."""
@@ -845,8 +854,10 @@ class GraphRun:
             )
         if self._errors and self.graph.raise_errors:
             first, *others = self._errors
-            for error in others:
+            for error in others[:_OTHERS_TO_NAME]:
                 first.add_note(f"what else has failed in {self.graph.alias}: {type(error).__name__}: {error}")
+            if len(others) > _OTHERS_TO_NAME:
+                first.add_note(f"and {len(others) - _OTHERS_TO_NAME} more")
             raise first
 
     # --- how steps are made ---

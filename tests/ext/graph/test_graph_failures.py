@@ -233,6 +233,10 @@ async def test_the_first_of_several_errors_is_raised() -> None:
     outcome = await run(graph)
     assert isinstance(outcome.error, ValueError)
     assert "what else has failed in G: KeyError: 'call 1'" in outcome.error.__notes__
+    many = Graph("G")
+    for number in range(20):
+        many.add_node(f"{number}", Unreliable(1).agent)
+    assert getattr((await run(many)).error, "__notes__", [])[-2:] == ["and 14 more", "in G"]
 
 
 async def test_a_graph_need_not_raise() -> None:

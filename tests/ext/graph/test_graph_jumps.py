@@ -337,7 +337,7 @@ async def test_a_run_has_a_most_of_starts() -> None:
     assert "G has started 7 nodes, which is its limit" in str(outcome.error)
     assert "the next one would have been a" in str(outcome.error)
     assert len(visits(outcome)) == 7
-    assert outcome.summary == ("failed", ("a", "slow"), ("b", "c"))
+    assert outcome.summary == ("failed", ("slow",), ("a", "b", "c"))
     assert outcome.states()["slow"] == "NodeFailed"
 
 
