@@ -1,13 +1,16 @@
 """The modules of one node: one after the other or side by side, until one succeeds where that is enough."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from miniagents.ext.task_graph.modules import Result
 from promising.promise import CoroutinePromise
 
 __all__ = ["ModuleRun", "one_by_one", "side_by_side"]
+
+
+Work: TypeAlias = Callable[[], Awaitable[Result]]
 
 
 class ModuleRun(NamedTuple):
@@ -18,7 +21,7 @@ class ModuleRun(NamedTuple):
         is_enough: Whether nothing further has to run when it has succeeded.
     """
 
-    work: Coroutine[Any, Any, Result]
+    work: Work
     is_enough: bool
 
 
@@ -42,21 +45,15 @@ async def one_by_one(modules: Sequence[ModuleRun]) -> list[Result]:
     """
     results: list[Result] = []
     failures: list[Exception] = []
-    pending = list(modules)
-    try:
-        while pending:
-            module = pending.pop(0)
-            if not module.is_enough:
-                results.append(await module.work)
-                continue
-            try:
-                results.append(await _by_itself(module.work))
-                break
-            except Exception as error:
-                failures.append(error)
-    finally:
-        for module in pending:
-            module.work.close()
+    for module in modules:
+        if not module.is_enough:
+            results.append(await module.work())
+            continue
+        try:
+            results.append(await _by_itself(module.work))
+            break
+        except Exception as error:
+            failures.append(error)
     return _unless_all_failed(results, failures)
 
 
@@ -92,9 +89,9 @@ async def side_by_side(modules: Sequence[ModuleRun]) -> list[Result]:
     return _unless_all_failed([results[place] for place in sorted(results)], failures)
 
 
-async def _by_itself(work: Coroutine[Any, Any, Result]) -> Result:
+async def _by_itself(work: Work) -> Result:
     """Does some work such that, if it fails, nothing is left of what it has started."""
-    promise: CoroutinePromise[Result] = _started(work)
+    promise: CoroutinePromise[Result] = _started(_awaited(work))
     try:
         return await promise
     except BaseException:
@@ -102,9 +99,13 @@ async def _by_itself(work: Coroutine[Any, Any, Result]) -> Result:
         raise
 
 
-async def _told(place: int, work: Coroutine[Any, Any, Result], ended: "asyncio.Queue[_Outcome]") -> None:
+async def _awaited(work: Work) -> Result:
+    return await work()
+
+
+async def _told(place: int, work: Work, ended: "asyncio.Queue[_Outcome]") -> None:
     try:
-        ended.put_nowait(_Outcome(place, await work, None))
+        ended.put_nowait(_Outcome(place, await work(), None))
     except asyncio.CancelledError:
         raise
     except BaseException as error:

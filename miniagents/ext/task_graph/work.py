@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ class _NodeWork:
         await self._check_inputs()
         stops = self._node.config.stop_on_success
         modules = [
-            ModuleRun(self._module(place, module), stops or _config_of(module).stop_on_success)
+            ModuleRun(partial(self._module, place, module), stops or _config_of(module).stop_on_success)
             for place, module in enumerate(self._modules)
         ]
         results = await (side_by_side if self._node.node_config.parallel else one_by_one)(modules)

@@ -113,9 +113,7 @@ def statuses(agent: Agent) -> dict[str, str]:
 
 def results(agent: Agent) -> dict[str, Any]:
     """The result of the only module of each node that has succeeded."""
-    return {
-        name: one["results"][0]["result"] for name, one in agent.node_results.items() if one["status"] == "success"
-    }
+    return {name: one["results"][0]["result"] for name, one in agent.node_results.items() if one["status"] == "success"}
 
 
 def runs(agent: Agent) -> dict[str, int]:

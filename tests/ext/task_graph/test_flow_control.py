@@ -168,7 +168,9 @@ async def test_a_condition_sees_what_modules_have_made_of_the_task() -> None:
         await cache.set("task", task)
 
     agent = agent_of(
-        node("a", set_up), flow("f", ("b", "task.ready == true"), after=["a"]), *[node(name, after=["f"]) for name in "bc"]
+        node("a", set_up),
+        flow("f", ("b", "task.ready == true"), after=["a"]),
+        *[node(name, after=["f"]) for name in "bc"],
     )
     await run(agent)
     assert statuses(agent)["c"] == "skipped"
@@ -331,9 +333,7 @@ async def test_the_default_of_max_total_iterations() -> None:
 
 async def test_skipped_nodes_are_no_iterations() -> None:
     """A node whose condition does not hold has not begun."""
-    agent = agent_of(
-        *[node(f"n{number}", condition="false") for number in range(9)], node("a"), max_total_iterations=1
-    )
+    agent = agent_of(*[node(f"n{number}", condition="false") for number in range(9)], node("a"), max_total_iterations=1)
     task = await run(agent)
     assert (task.status, agent.execution_state.total_iterations) == (TaskStatus.COMPLETE, 1)
 

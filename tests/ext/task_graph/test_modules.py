@@ -66,9 +66,7 @@ def looping(module: AgentModule, times: int, cleanup: bool = False, **options: A
 def _flow(condition: Any, cleanup: bool) -> Node:
     from miniagents.ext.task_graph import FlowDecision
 
-    return flow(
-        "again", FlowDecision(next_node="work", condition=condition, cleanup_on_jump=cleanup), after=["work"]
-    )
+    return flow("again", FlowDecision(next_node="work", condition=condition, cleanup_on_jump=cleanup), after=["work"])
 
 
 # --- classes ---
@@ -548,7 +546,9 @@ class Notes(Middleware):
 async def test_middlewares() -> None:
     """A result passes through those of the module, then those of the node, in order; it is what comes out of them."""
     cache = MemoryCache()
-    module = Does(work="result", config=ModuleConfig(middlewares=[Notes(word="a"), Notes(word="b")]), output_mailbox="m")
+    module = Does(
+        work="result", config=ModuleConfig(middlewares=[Notes(word="a"), Notes(word="b")]), output_mailbox="m"
+    )
     agent = agent_of(node("n", module, config=ModuleConfig(middlewares=[Notes(word="c")])), cache=cache)
     async with MiniAgents():
         (said,) = await agent.inquire("x", progress=False)

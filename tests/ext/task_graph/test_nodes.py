@@ -410,7 +410,9 @@ async def test_retry_from_counts_anew_after_a_success() -> None:
 
     decide = FlowControlModule(flow_config=FlowControlConfig(decisions=[FlowDecision(next_node="a", condition=once)]))
     agent = agent_of(
-        node("a", max_visits=9), node("b", work, after=["a"], retry_from="a", max_visits=9), node("f", decide, after=["b"])
+        node("a", max_visits=9),
+        node("b", work, after=["a"], retry_from="a", max_visits=9),
+        node("f", decide, after=["b"]),
     )
     task = await run(agent)
     assert (task.status, results(agent)["b"]) == (TaskStatus.COMPLETE, "ok again")
