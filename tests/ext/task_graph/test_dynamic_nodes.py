@@ -127,11 +127,8 @@ async def test_only_what_succeeds_adds() -> None:
     """An attempt that fails adds nothing; the next one can add the same nodes."""
 
     async def work(cache: Cache) -> Any:
-        return (
-            success(new_nodes=[node("new")], ready=True)
-            if await cache.increment("n") > 1
-            else success(new_nodes=[node("new")])
-        )
+        late = {"ready": True} if await cache.increment("n") > 1 else {}
+        return success(new_nodes=[node("new")], **late)
 
     agent = agent_of(node("creator", work, outputs=["ready"]))
     assert (await run(agent)).status is TaskStatus.COMPLETE

@@ -259,7 +259,7 @@ async def test_a_jump_to_what_runs() -> None:
 
 
 async def test_a_jump_repairs_a_failure() -> None:
-    """A node that has failed and is visited again counts for what it has come to in the end, and so do those after it."""
+    """A node that has failed and is visited again counts for what it has come to in the end, as do those after it."""
     module = Unreliable(failures=1)
     agent = agent_of(
         node("a", module, retry_on_failure=False),

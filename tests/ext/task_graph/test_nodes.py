@@ -381,7 +381,7 @@ async def test_retry_from() -> None:
 
 
 async def test_retry_from_has_an_end() -> None:
-    """After `max_retries` runs the node has failed; a NonRetryableException ends it at once; itself is a target, too."""
+    """After `max_retries` runs the node has failed, after a NonRetryableException at once; it can be its own target."""
     hopeless = Does(work=NonRetryableException("no"))
     agent = agent_of(
         node("a"),

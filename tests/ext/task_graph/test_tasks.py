@@ -71,26 +71,34 @@ def test_the_shortcuts() -> None:
     assert [task_in(status).is_over for status in TaskStatus] == [False, False, True, True, True]
 
 
+def settled_by_threads(task: Task, number: int) -> list[int | None]:
+    """Lets threads settle a task at the same moment; None for one that was refused."""
+    begin = threading.Barrier(number)
+    outcomes: list[int | None] = []
+
+    def settle(result: int) -> None:
+        begin.wait()
+        try:
+            task.complete(result)
+            outcomes.append(result)
+        except TaskTransitionError:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=settle, args=(result,)) for result in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
 def test_one_of_many_threads_gets_a_transition() -> None:
     """Of threads that want the same transition at the same moment one gets it, and the others are told."""
     for _ in range(20):
-        task, begin, outcomes = task_in("executing"), threading.Barrier(8), []
-
-        def settle(number: int) -> None:
-            begin.wait()
-            try:
-                task.complete(number)
-                outcomes.append(number)
-            except TaskTransitionError:
-                outcomes.append(None)
-
-        threads = [threading.Thread(target=settle, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        task = task_in("executing")
+        outcomes = settled_by_threads(task, 8)
         assert len(outcomes) == 8
-        assert [number for number in outcomes if number is not None] == [task.result]
+        assert [result for result in outcomes if result is not None] == [task.result]
 
 
 def test_a_status_comes_with_what_goes_with_it() -> None:
