@@ -1,7 +1,7 @@
 """Graphs of agents: each node starts the moment those before it have finished.
 
 * `graph`: `Graph`, which is an agent itself; `policy`: how a node runs
-* `run`, `visit`: a run, as a state machine without tasks of its own
+* `run`, `visit`: a run, as a state machine without tasks of its own; `deadlines`: its limits of time
 * `events`: what a run tells while it goes on; `errors`
 * `conditions`, `lua`: when a node runs at all; `resources`: what nodes share
 * `mermaid`: pictures

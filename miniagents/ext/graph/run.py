@@ -15,6 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents import persist
+from miniagents.ext.graph.deadlines import Deadlines
 from miniagents.ext.graph.errors import GraphDefinitionError, GraphLimitError, UnknownNodeError
 from miniagents.ext.graph.events import (
     DecisionTaken,
@@ -198,6 +199,7 @@ class GraphRun:
         self._settling: deque[NodeRun] = deque()
         self._own_cache: Cache | None = None
         self.context = copy_context()
+        self.deadlines: Deadlines[Visit] = Deadlines(self._loop, self.context, self._late)
         self._end: asyncio.Future[None] = self._loop.create_future()
 
     @property
@@ -278,6 +280,7 @@ class GraphRun:
             if timer is not None:
                 timer.cancel()
             self._stop_all()
+            self.deadlines.stop()
         self.finished()
 
     def _timed_out(self) -> None:
@@ -885,6 +888,13 @@ class GraphRun:
         self._woken.append(follower)
         if len(self._woken) == 1:
             self.soon(self._follow_woken)
+
+    def _late(self, visits: list[Visit]) -> None:
+        def time_out() -> None:
+            for visit in visits:
+                visit.time_out()
+
+        self.make_step(time_out)
 
     def _follow_woken(self) -> None:
         woken, self._woken = self._woken, []

@@ -73,7 +73,8 @@ class Visit:
     """
 
     __slots__ = (
-        "_admissible", "_allocation", "_inside", "_limits", "_line", "_promises", "_started", "_timer", "_work",
+        "_admissible", "_allocation", "_inside", "_is_limited", "_limits", "_line", "_pause", "_promises", "_started",
+        "_work",
         "attempt", "began", "follower", "new_nodes", "node_run", "number", "over", "replies", "run", "value",
     )  # fmt: skip
 
@@ -95,7 +96,8 @@ class Visit:
         self._inside = 0  # how many of the limits it has a place in
         self._line: ConcurrencyLimit | None = None  # where it waits for a place
         self._allocation: Allocation | None = None
-        self._timer: TimerHandle | None = None  # for a pause, or the limit of time
+        self._is_limited = False  # whether the limit of time runs
+        self._pause: TimerHandle | None = None  # before the next attempt
         self._work: Promise[Any] | None = None  # what has to be awaited before it goes on
 
     @property
@@ -234,7 +236,8 @@ class Visit:
             self._attempt_failed(error)
             return
         if policy.timeout is not None:
-            self._timer = run.later(policy.timeout, self._timed_out)
+            run.deadlines.begin(self, policy.timeout)
+            self._is_limited = True
         self.follower = Follower(replies, self)
         self.follow(self.follower)
 
@@ -288,13 +291,16 @@ class Visit:
         self.run.enter(self._attempt_failed, error)
         return True
 
-    def _timed_out(self) -> None:
-        self._timer = None
+    def time_out(self) -> None:
+        """Is told that the attempt has taken too long."""
+        if not self._is_limited:
+            return  # it was stopped by what came of another one that was late, too
+        self._is_limited = False
         name, seconds = self.node_run.node.name, self.policy.timeout
         self._attempt_failed(TimeoutError(f"{name} took longer than {seconds:g} s (attempt {self.attempt})"))
 
     def _attempt_succeeded(self, _: object) -> None:
-        self._stop_timer()
+        self._stop_timers()
         self._give_back(self._take_out())
         try:
             outcome = self.run.outcome(self)
@@ -361,7 +367,7 @@ class Visit:
         )
 
     def _try_again_after(self, delay: float) -> None:
-        self._timer = self.run.later(delay, self._begin_attempt)
+        self._pause = self.run.later(delay, self._begin_attempt)
 
     def _fail(self, error: Exception) -> None:
         before = self.run.before_failure(self, error)
@@ -401,7 +407,7 @@ class Visit:
         Args:
             then: How to go on after that, unless the visit has been abandoned; None if it is.
         """
-        self._stop_timer()
+        self._stop_timers()
         work, self._work = self._work, None
         if work is not None:
             work.cancel()
@@ -442,10 +448,14 @@ class Visit:
             for limit in limits:
                 limit.leave()
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_timers(self) -> None:
+        if self._is_limited:
+            self._is_limited = False
+            assert self.policy.timeout is not None
+            self.run.deadlines.end(self, self.policy.timeout)
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
 
     # --- waiting ---
 
