@@ -1,13 +1,9 @@
 """The command line: in pipes, with signals, and in a real terminal."""
 
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +12,10 @@ import pytest
 
 from miniagents import __version__
 from tests.support.llm_server import Gate, Reply, llm_server_in_thread
+from tests.support.terminal import Terminal, environment
 
 ROOT = str(Path(__file__).parents[2])
 COMMAND = [sys.executable, "-m", "miniagents", "chat"]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "ANTHROPIC_"))}
-    return {**kept, "PYTHONPATH": ROOT, "TERM": "xterm", "PYTHONWARNINGS": "error::ResourceWarning", **variables}
 
 
 def chat(folder: Path, stdin: str, *options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -146,50 +138,6 @@ def test_signals_in_mid_answer(tmp_path: Path, number: signal.Signals, code: int
     assert "part" in history
 
 
-class Terminal:
-    """A chat in a real terminal."""
-
-    def __init__(self, folder: Path, *options: str, **variables: str) -> None:
-        self._pid, self._terminal = pty.fork()
-        if self._pid == 0:
-            os.chdir(folder)
-            os.execve(sys.executable, [*COMMAND, *options], environment(**variables))
-        self.screen = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._terminal, text.encode())
-
-    def expect(self, text: str) -> None:
-        """Waits until something new is on the screen."""
-        deadline = time.monotonic() + 30
-        while text not in self.screen:
-            assert time.monotonic() < deadline, f"{text!r} did not appear in {self.screen!r}"
-            if select.select([self._terminal], [], [], 0.1)[0]:
-                try:
-                    data = os.read(self._terminal, 65536)
-                except OSError:
-                    data = b""
-                if not data:
-                    raise AssertionError(f"the terminal was closed before {text!r}: {self.screen!r}")
-                if b"\x1b[6n" in data:
-                    self.type("\x1b[1;1R")  # the line editor asks where the cursor is
-                self.screen += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", data.decode("utf-8", "replace"))
-        self.screen = self.screen.partition(text)[2]
-
-    def wait(self) -> int:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if select.select([self._terminal], [], [], 0.05)[0]:
-                try:
-                    if not os.read(self._terminal, 65536):
-                        break
-                except OSError:
-                    break
-        _, status = os.waitpid(self._pid, 0)
-        os.close(self._terminal)
-        return os.waitstatus_to_exitcode(status)
-
-
 @contextmanager
 def paused_server(gate: Gate, *more: Reply) -> Iterator[str]:
     with llm_server_in_thread(Reply(("par", "tial ", gate, "never")), *more) as server:
@@ -198,7 +146,7 @@ def paused_server(gate: Gate, *more: Reply) -> Iterator[str]:
 
 def test_terminal_keys(tmp_path: Path) -> None:
     """Enter sends, Alt+Enter breaks the line, a paste is one message, commands are not sent, Ctrl+D leaves."""
-    terminal = Terminal(tmp_path, "--model", "offline")
+    terminal = Terminal(tmp_path, COMMAND, "--model", "offline")
     terminal.expect("offline model")
     terminal.expect("you> ")
     terminal.type("echo one\x1b\rtwo\r")
@@ -223,7 +171,7 @@ def test_terminal_keys(tmp_path: Path) -> None:
 def test_terminal_interrupts(tmp_path: Path) -> None:
     """Ctrl+C in mid-answer stops the answer and keeps what was said; the chat goes on; Ctrl+C at the prompt leaves."""
     with paused_server(Gate()) as url:
-        terminal = Terminal(tmp_path, OPENAI_BASE_URL=url)
+        terminal = Terminal(tmp_path, COMMAND, OPENAI_BASE_URL=url)
         terminal.expect("you> ")
         terminal.type("hi\r")
         terminal.expect("partial")
@@ -243,7 +191,7 @@ def test_terminal_interrupts(tmp_path: Path) -> None:
 def test_terminal_errors(tmp_path: Path) -> None:
     """An error of the model is one line on the screen, and the chat goes on."""
     with llm_server_in_thread(Reply(status=400, error=("bad", "not like this"))) as server:
-        terminal = Terminal(tmp_path, OPENAI_BASE_URL=server.openai_url)
+        terminal = Terminal(tmp_path, COMMAND, OPENAI_BASE_URL=server.openai_url)
         terminal.expect("you> ")
         terminal.type("hi\r")
         terminal.expect("not like this")
