@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from miniagents.ext.values import register
 from miniagents.interaction import InteractionContext
 from miniagents.sequences import MessageType
 
@@ -45,6 +46,7 @@ module_at_work: ContextVar[AtWork | None] = ContextVar("miniagents.task_graph.mo
 """The module at work here."""
 
 
+@register
 class ModuleType(StrEnum):
     """What a node or a module is for."""
 

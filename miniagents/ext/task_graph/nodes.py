@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from miniagents.agents import MiniAgent
 from miniagents.ext.task_graph.modules import AgentModule, ModuleConfig, ModuleType
+from miniagents.ext.values import register
 
 __all__ = ["Node", "NodeConfig", "SnapshotControl"]
 
 
+@register
 class SnapshotControl(StrEnum):
     """Whether the state of a run is written down when a node has finished."""
 

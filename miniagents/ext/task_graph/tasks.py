@@ -8,10 +8,12 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, Field
 
 from miniagents.ext.task_graph.errors import TaskTransitionError
+from miniagents.ext.values import register
 
 __all__ = ["Task", "TaskStatus"]
 
 
+@register
 class TaskStatus(StrEnum):
     """How far a task has come."""
 
