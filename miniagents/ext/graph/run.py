@@ -15,6 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents import persist
+from miniagents.agents import MiniAgent
 from miniagents.ext.graph.deadlines import Deadlines
 from miniagents.ext.graph.errors import GraphDefinitionError, GraphLimitError, UnknownNodeError
 from miniagents.ext.graph.events import (
@@ -43,7 +44,6 @@ from promising.run import Run
 from promising.sentinels import DEFAULT
 
 if TYPE_CHECKING:
-    from miniagents.agents import MiniAgent
     from miniagents.ext.cache.interface import Cache
     from miniagents.ext.graph.conditions import CompiledCondition
     from miniagents.ext.graph.graph import Graph, Node
@@ -718,8 +718,11 @@ class GraphRun:
         """Calls the agent of a node."""
         self.make_current(visit)
         node_run = visit.node_run
+        agent = node_run.node.agent
+        if type(agent) is MiniAgent and agent._errors_as_messages is DEFAULT:  # as below, and most of them are
+            return agent.inquire(self.inputs_of(node_run), errors_as_messages=False)
         quiet = not self.progress and not node_run.dependents  # else the result is in what it tells
-        return self.inquire_inside(node_run.node.agent, self.inputs_of(node_run), quiet=quiet)
+        return self.inquire_inside(agent, self.inputs_of(node_run), quiet=quiet)
 
     def inquire_inside(
         self, agent: "MiniAgent", messages: MessageType, *, quiet: bool | None = None, **arguments: Any

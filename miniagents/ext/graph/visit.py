@@ -5,7 +5,7 @@ and no task beside that of the agent. What has to be awaited (a condition, resou
 a task for as long as that takes.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from asyncio import TimerHandle
 
     from miniagents.ext.graph.graph import Node
-    from miniagents.ext.graph.policy import ConcurrencyLimit, NodePolicy
+    from miniagents.ext.graph.policy import ConcurrencyLimit
     from miniagents.ext.graph.resources import Allocation
     from miniagents.ext.graph.run import GraphRun, Jump, NodeRun
 
@@ -45,6 +45,13 @@ class Follower(FlatReader[MessagePromise]):
         super().__init__(replies)
         self.visit = visit
 
+    @property
+    def flat(self) -> Sequence[MessagePromise]:
+        """What it has read, when it has come to the end."""
+        replies = self.visit.replies
+        assert replies is not None
+        return replies._buffer if self._outer is None else replies.pieces_so_far
+
     def done(self) -> bool:
         """Whether nobody waits any more; see `asyncio.Future`."""
         return self.visit.follower is not self
@@ -62,6 +69,7 @@ class Visit:
         node_run: The node in this run.
 
     Attributes:
+        policy: How the node runs.
         number: Which visit of the node in this run, from 1.
         attempt: The number of the attempt at work, or of the last one, from 1.
         began: When it began, in seconds since the start of the run.
@@ -75,12 +83,13 @@ class Visit:
     __slots__ = (
         "_admissible", "_allocation", "_inside", "_is_limited", "_limits", "_line", "_pause", "_promises", "_started",
         "_work",
-        "attempt", "began", "follower", "new_nodes", "node_run", "number", "over", "replies", "run", "value",
+        "attempt", "began", "follower", "new_nodes", "node_run", "number", "over", "policy", "replies", "run", "value",
     )  # fmt: skip
 
     def __init__(self, run: "GraphRun", node_run: "NodeRun") -> None:
         self.run = run
         self.node_run = node_run
+        self.policy = node_run.node.policy
         self.number = node_run.visits
         self.attempt = 0
         self.began = run.now()
@@ -89,7 +98,7 @@ class Visit:
         self.over = False
         self.new_nodes: list[Node] | None = None
         self.value: Any = None
-        self._promises: list[MessagePromise] = []
+        self._promises: Sequence[MessagePromise] = ()  # what was replied, when all of it has begun
         self._admissible = node_run.node.condition is None
         self._started = False
         self._limits: tuple[ConcurrencyLimit, ...] = ()
@@ -99,11 +108,6 @@ class Visit:
         self._is_limited = False  # whether the limit of time runs
         self._pause: TimerHandle | None = None  # before the next attempt
         self._work: Promise[Any] | None = None  # what has to be awaited before it goes on
-
-    @property
-    def policy(self) -> "NodePolicy":
-        """How the node runs."""
-        return self.node_run.node.policy
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -124,14 +128,14 @@ class Visit:
 
     @property
     def replied(self) -> tuple[MessagePromise, ...]:
-        """What the agent has replied so far in its last attempt, events of graphs included."""
+        """What the agent has replied in its last attempt, events of graphs included."""
         return tuple(self._promises)
 
     def restore(self, messages: Iterable[Message]) -> None:
         """Says what the agent has replied in another process."""
         self.over = True
         self.replies = MessageSequencePromise.on_messages(list(messages))
-        self._promises = list(self.replies._buffer)
+        self._promises = self.replies._buffer
 
     # --- admission ---
 
@@ -228,7 +232,6 @@ class Visit:
             self._started = True
             if run.progress:
                 run.tell(NodeStarted, node=self.node_run.node.name, visit=self.number)
-        self._promises = []
         self.new_nodes = None
         try:
             replies = self.replies = run.call(self)
@@ -249,7 +252,7 @@ class Visit:
         """
         if follower is not self.follower:
             return
-        promises, forward = self._promises, self.run.forward
+        forward = self.run.forward
         while True:
             try:
                 promise = follower.next_nowait()
@@ -261,9 +264,9 @@ class Visit:
             if promise is NOTHING_YET:
                 follower.parking_lot().append(follower)  # type: ignore[arg-type]  # it does what is needed of a future
                 return
-            promises.append(promise)
             forward(self, promise)
         self.follower = None
+        self._promises = follower.flat
         unresolved = self.unresolved()
         if unresolved:
             self._do(_all_of(unresolved), self._attempt_succeeded)
@@ -307,7 +310,7 @@ class Visit:
         except Exception as error:
             self._attempt_failed(error)
             return
-        if isinstance(outcome, Awaitable):
+        if outcome is not None and isinstance(outcome, Awaitable):
             self._do(outcome, self._decided)
         else:
             self._decided(outcome)
