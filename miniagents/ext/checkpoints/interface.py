@@ -4,6 +4,7 @@ What is the same for all stores is here: entries are checked and written, messag
 says where the bytes are: it derives from `CheckpointStore` and defines the methods of the last section.
 """
 
+import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -174,7 +175,13 @@ class CheckpointStore(ABC):
         if not 0 < lease < float("inf"):
             raise ValueError(f"a lease of {lease!r} s is none; give a positive number of seconds")
         holder = Holder.new()
-        epoch = await self._claim(run_id, holder, lease)
+        granting = asyncio.ensure_future(self._claim(run_id, holder, lease))
+        try:
+            epoch = await asyncio.shield(granting)
+        except asyncio.CancelledError:
+            with suppress(CheckpointStoreError):  # the run must not be held by nobody
+                await Claim(self, run_id, await granting, holder, lease, auto_renew=False).release()
+            raise
         claim = Claim(self, run_id, epoch, holder, lease, auto_renew=auto_renew)
         self._claims.add(claim)
         return claim

@@ -19,7 +19,9 @@ from miniagents.message import Message
 __all__ = ["Packed", "Unpacker", "key_of_data", "references_in"]
 
 _DIGITS = 40
-_OWN_KEY = "_checkpoint_key"  # among what a message remembers of itself, as its hash key
+# Among what a message remembers of itself, as its hash key. Not after reading it: its class may have changed since it
+# was written, so that it would be written otherwise now.
+_OWN_KEY = "_checkpoint_key"
 _SHORTEST_ROW, _SHORTEST_PIECE, _LONGEST_PIECE = 16, 4, 64
 
 _KEY = rb"[0-9a-f]{%d}" % _DIGITS
@@ -148,9 +150,7 @@ class Unpacker:
                 pending.extend(inner)
                 continue
             pending.pop()
-            message = decode(written, resolve=messages.__getitem__)
-            vars(message)[_OWN_KEY] = key
-            messages[key] = message
+            messages[key] = decode(written, resolve=messages.__getitem__)
 
     def _object(self, key: str) -> bytes:
         data = self._objects.get(key)

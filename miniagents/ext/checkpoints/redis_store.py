@@ -41,8 +41,9 @@ class RedisCheckpointStore(CheckpointStore):
     always` to survive power failures), and let it evict nothing (`maxmemory-policy noeviction`). A `MemoryCache` keeps
     runs for tests, and has to be `MemoryCache(max_entries=None)` to keep all of them.
 
-    Messages are stored once for each run. All keys begin with the default prefix of the cache and `/checkpoints/`; so
-    they are in no namespace, and no `clear` removes them. The cache is not closed with the store.
+    Messages are stored once for each run; what is told from outside has its own. All keys begin with the default prefix
+    of the cache and `/checkpoints/`; so they are in no namespace, and no `clear` removes them. The cache is not closed
+    with the store.
 
     Args:
         cache: The cache.

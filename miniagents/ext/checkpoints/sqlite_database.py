@@ -120,11 +120,16 @@ class Database:
         path: The file. It is made with the first use.
         timeout: How many seconds to wait for others who write to it.
         synchronous: The pragma of that name.
+
+    Attributes:
+        worker: The thread.
+        times_opened: How often the file has been opened.
     """
 
     def __init__(self, path: Path, timeout: float, synchronous: str) -> None:
         self.path = path
         self.worker = Worker("checkpoints")
+        self.times_opened = 0
         self._timeout = timeout
         self._synchronous = synchronous
         self._connection: sqlite3.Connection | None = None
@@ -260,6 +265,7 @@ class Database:
                 connection.close()
                 raise
             self._connection = connection
+            self.times_opened += 1
             self._file = _identity(self.path)
         elif _identity(self.path) != self._file:  # SQLite would go on with a file that nobody finds any more
             raise StoreNotWritableError(

@@ -283,7 +283,7 @@ class SQLiteCheckpointStore(LocalStore):
     async def _look(self, waited: Mapping[str, int]) -> Iterable[str]:
         def found(connection: sqlite3.Connection) -> list[str]:
             (version,) = connection.execute("PRAGMA data_version").fetchone()
-            seen, self._seen = self._seen, (id(connection), version)
+            seen, self._seen = self._seen, (self._database.times_opened, version)
             if seen == self._seen:  # nobody else has written since the last look
                 return []
             return [run_id for run_id, after in waited.items() if _has_news(connection, run_id, after)]

@@ -99,6 +99,11 @@ class Watch:
         self._task: asyncio.Task[None] | None = None
         self._looked = 0.0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody listens."""
+        return not self._listeners
+
     @contextmanager
     def listening(self, run_id: str, after: int) -> Iterator[Listener]:
         """Has somebody told of entries of a run, and looks around as long as that is wanted.

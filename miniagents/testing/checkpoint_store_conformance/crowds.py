@@ -99,19 +99,37 @@ class CrowdTests(StoreTests):
                 assert error.recorded.visit == number  # type: ignore[attr-defined]  # noqa: PT017
         assert [entry.visit for entry in await store.read(claim.run_id)] == list(range(_CANCELLED))
 
+    async def test_a_claim_that_is_cancelled(self, store: Store, reopen: Reopen) -> None:
+        """A claim that is cancelled, at whatever moment, holds nobody up."""
+        await store.create("run", workflow="tests")
+        for number in range(_CANCELLED):
+            claiming = asyncio.ensure_future(store.claim("run", lease=60))
+            for _ in range(number % 20):
+                await asyncio.sleep(0)
+            claiming.cancel()
+            await asyncio.wait([claiming])
+            if not claiming.cancelled():
+                await claiming.result().release()
+            await (await (await reopen()).claim("run", lease=60)).release()
+
     async def test_other_calls_that_are_cancelled(self, store: Store, reopen: Reopen) -> None:
-        """Claims, tells and reads that are cancelled, at whatever moment, leave a run that can be used."""
+        """Tells, reads and statuses that are cancelled, at whatever moment, leave a run that can be used."""
         for number in range(_CANCELLED):
             run_id = f"run-{number}"
-            await store.create(run_id, workflow="tests")
-            calls = [store.claim(run_id, lease=0.05), store.tell(run_id, of("", "note")), store.read(run_id)]
+            claim = await begin(store, run_id)
+            calls = [
+                store.append(claim, [], status="done"),
+                store.tell(run_id, of("", "note")),
+                store.read(run_id),
+                claim.renew(),
+                store.prune(claim, before=1),
+            ]
             tasks = [asyncio.ensure_future(call) for call in calls]
             for _ in range(number % 20):
                 await asyncio.sleep(0)
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            if not tasks[0].cancelled():
-                await tasks[0].result().release()
+            assert all(task.cancelled() or task.exception() is None for task in tasks)
             tell = await store.tell(run_id, of("", "note"))
             assert [entry.sequence for entry in await store.read(run_id)] == list(range(1, tell.sequence + 1))

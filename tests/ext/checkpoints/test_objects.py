@@ -21,7 +21,7 @@ _values = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner), st.tuples(inner, inner), st.dictionaries(_texts, inner), st.lists(_messages, min_size=20)
     ),
-    max_leaves=20,
+    max_leaves=12,
 )
 
 
@@ -29,7 +29,7 @@ def _objects(packed: Packed) -> dict[str, bytes]:
     return dict(packed.objects(lambda _: False))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(_values)
 def test_what_is_written_comes_back(value: object) -> None:
     """Whatever the data is, it comes back equal, and so do the messages in it."""
