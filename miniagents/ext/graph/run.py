@@ -30,8 +30,9 @@ from miniagents.ext.graph.events import (
     is_event,
     spoken_in,
 )
+from miniagents.ext.graph.follower import Follower
 from miniagents.ext.graph.policy import ConcurrencyLimit, NodePolicy
-from miniagents.ext.graph.visit import Follower, Visit
+from miniagents.ext.graph.visit import Visit
 from miniagents.ext.labelled import LabelledPromise
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message

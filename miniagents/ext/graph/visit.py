@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from miniagents.ext.graph.events import EventPromise, NodeRetried, NodeStarted, messages_in, result_in
+from miniagents.ext.graph.follower import Follower
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise
@@ -17,7 +18,6 @@ from promising.errors import PromiseCancelledError
 from promising.promise import Promise
 from promising.run import Run
 from promising.sentinels import NO_VALUE
-from promising.sequence import AT_END, NOTHING_YET, FlatReader
 from promising.waiters import park
 
 if TYPE_CHECKING:
@@ -28,37 +28,7 @@ if TYPE_CHECKING:
     from miniagents.ext.graph.resources import Allocation
     from miniagents.ext.graph.run import GraphRun, Jump, NodeRun
 
-__all__ = ["Follower", "Visit"]
-
-
-class Follower(FlatReader[MessagePromise]):
-    """Reads the reply of one attempt. It stands in parking lots in place of a future: there is no task to wake.
-
-    Args:
-        replies: The reply.
-        visit: Whose attempt it is.
-    """
-
-    __slots__ = ("visit",)
-
-    def __init__(self, replies: MessageSequencePromise, visit: "Visit") -> None:
-        super().__init__(replies)
-        self.visit = visit
-
-    @property
-    def flat(self) -> Sequence[MessagePromise]:
-        """What it has read, when it has come to the end."""
-        replies = self.visit.replies
-        assert replies is not None
-        return replies._buffer if self._outer is None else replies.pieces_so_far
-
-    def done(self) -> bool:
-        """Whether nobody waits any more; see `asyncio.Future`."""
-        return self.visit.follower is not self
-
-    def set_result(self, _: None) -> None:
-        """Something has come; see `asyncio.Future`."""
-        self.visit.run.wake(self)
+__all__ = ["Visit"]
 
 
 class Visit:
@@ -253,20 +223,15 @@ class Visit:
         if follower is not self.follower:
             return
         forward = self.run.forward
-        while True:
-            try:
-                promise = follower.next_nowait()
-            except BaseException as error:
-                self._attempt_failed(error)
-                return
-            if promise is AT_END:
-                break
-            if promise is NOTHING_YET:
-                follower.parking_lot().append(follower)  # type: ignore[arg-type]  # it does what is needed of a future
-                return
+        for promise in follower.read():
             forward(self, promise)
+        if follower.error is not None:
+            self._attempt_failed(follower.error)
+            return
+        if not follower.has_ended:
+            return
         self.follower = None
-        self._promises = follower.flat
+        self._promises = follower.read_so_far
         unresolved = self.unresolved()
         if unresolved:
             self._do(_all_of(unresolved), self._attempt_succeeded)
