@@ -4,12 +4,12 @@ A span that code runs in is the current one of its task from the beginning of th
 the span of a node, which can have several attempts, each in a task of its own, is handed to them when they are called.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.task_graph.visits import TaskVisit
-from promising.errors import PromiseCancelledError
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
@@ -140,7 +140,7 @@ class TracedVisit(TaskVisit):
 
     def abandon(self) -> None:
         """See `Visit.abandon`."""
-        self.end_span(PromiseCancelledError("it was stopped"))
+        self.end_span(asyncio.CancelledError())
         super().abandon()
 
     def _end_retry(self, error: BaseException | None) -> None:
