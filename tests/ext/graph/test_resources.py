@@ -314,6 +314,22 @@ async def test_who_stands_behind_one_that_is_starved_is_not_starved_with_it() ->
     assert asking.got == ["cpu", "gpu", "critical0", "critical1", "critical2", "low", "critical3", "critical4"]
 
 
+async def test_those_who_do_not_wait_overtake_as_well() -> None:
+    """They count, and the request that has become urgent by it goes on at once."""
+    asking = Asking(ResourcePool(total_cpu=1.0, total_gpu=2.0, max_overtakes=2))
+    await asking.ask("cpu", needs(1))
+    await asking.ask("gpu", needs(gpu=1))
+    await asking.ask("low", needs(1, priority=LOW))
+    await asking.ask("high", needs(1, gpu=2, priority=HIGH))
+    await asking.release("gpu")
+    take(asking.pool, "critical", needs(gpu=1, priority=CRITICAL))
+    await asking.release("cpu")
+    assert "low" not in asking.got
+    take(asking.pool, "critical, too", needs(gpu=1, priority=CRITICAL))
+    await quiescence()
+    assert asking.got == ["cpu", "gpu", "low"]
+
+
 def test_max_overtakes_of_none_is_refused() -> None:
     """With it priorities would mean nothing."""
     with pytest.raises(ValueError, match="max_overtakes is 0"):
@@ -446,6 +462,34 @@ def test_release_at_the_very_moment_of_the_timeout(release_first: bool) -> None:
         if release_first:
             asking.allocations["b"].release()
         assert_unused(asking.pool)
+
+    run_with_virtual_clock(main())
+
+
+async def test_cancelled_wait_is_out_of_line_at_once() -> None:
+    """Before its task has noticed it is not listed, and gets nothing that others could have."""
+    asking = Asking(ResourcePool(total_cpu=1.0))
+    await asking.ask("a", needs(1))
+    await asking.ask("b", needs(1))
+    asking.tasks["b"].cancel()
+    assert asking.pool.get_waiting_states() == {}
+    asking.allocations["a"].release()
+    take(asking.pool, "c", needs(1)).release()
+    await quiescence()
+    assert_unused(asking.pool)
+
+
+def test_wait_that_is_over_leaves_no_timer() -> None:
+    """A long limit does not keep what was admitted long ago."""
+
+    async def main() -> None:
+        asking, loop = Asking(ResourcePool(total_cpu=1.0)), asyncio.get_running_loop()
+        await asking.ask("a", needs(1))
+        await asking.ask("b", needs(1, timeout=1000))
+        await asking.ask("c", needs(1, timeout=1000))
+        await asking.release("a")
+        await asking.cancel("c")
+        assert all(timer.cancelled() for timer in loop._scheduled)  # type: ignore[attr-defined]
 
     run_with_virtual_clock(main())
 
@@ -584,6 +628,32 @@ async def test_lowest_priority_is_asked_first_and_no_more_than_necessary(pool: R
     assert holders.asked == ["low, younger", "low, older", "normal"]
 
 
+async def test_one_that_brings_enough_is_asked_rather_than_many(pool: ResourcePool, holders: Holders) -> None:
+    """Of the same priority as few as possible lose their work."""
+    holders.hold("big", needs(2, priority=LOW))
+    holders.hold("small", needs(1, priority=LOW))
+    holders.hold("small, too", needs(1, priority=LOW))
+    await Asking(pool).ask("high", needs(2, priority=HIGH))
+    assert holders.asked == ["big"]
+
+
+async def test_what_was_released_is_not_counted_on(pool: ResourcePool, holders: Holders) -> None:
+    """Neither what could have been asked back, nor what was: it has been given to others by now."""
+    holders.hold("gone", needs(1, priority=LOW))
+    holders.hold("there", needs(2, priority=LOW))
+    take(pool, "fixed", needs(1, priority=HIGH))
+    holders.allocations["gone"].release()
+    take(pool, "fixed, too", needs(1, priority=HIGH))
+    asking = Asking(pool)
+    await asking.ask("a", needs(1, priority=HIGH))
+    assert holders.asked == ["there"]
+    holders.release_all_that_were_asked()
+    await quiescence()
+    holders.hold("last", needs(1, priority=LOW))
+    await asking.ask("b", needs(1, priority=HIGH))
+    assert (asking.got, holders.asked) == (["a"], ["there", "last"])
+
+
 async def test_what_becomes_superfluous_is_not_asked_back(pool: ResourcePool, holders: Holders) -> None:
     """One that was chosen first is spared when a later one brings enough alone."""
     holders.hold("low", needs(1, priority=LOW))
@@ -654,6 +724,33 @@ async def test_who_stands_behind_somebody_who_has_to_wait_preempts_nobody(pool: 
     assert holders.asked == []
     await asking.cancel("critical")
     assert holders.asked == ["low"]
+
+
+async def test_nothing_is_asked_back_for_one_who_waits_for_something_else(pool: ResourcePool, holders: Holders) -> None:
+    """Its part would have to be made free as well before those behind it could go on, and would lie idle."""
+    take(pool, "fixed", needs(gpu=2, priority=LOW))
+    holders.hold("a", needs(2, priority=LOW))
+    holders.hold("b", needs(2, priority=LOW))
+    asking = Asking(pool)
+    await asking.ask("critical", needs(2, gpu=1, priority=CRITICAL))
+    await asking.ask("high", needs(2, priority=HIGH))
+    assert holders.asked == []
+
+
+async def test_room_for_two_is_made_at_once_and_not_twice(pool: ResourcePool, holders: Holders) -> None:
+    """What is asked back for the first, and is more than it needs, counts for the second."""
+    take(pool, "fixed", needs(1, priority=CRITICAL))
+    holders.hold("small", needs(1, priority=NORMAL))
+    holders.hold("big", needs(2, priority=LOW))
+    asking = Asking(pool)
+    await asking.ask("critical", needs(4, priority=CRITICAL))
+    await asking.ask("a", needs(1, priority=HIGH))
+    await asking.ask("b", needs(1, priority=HIGH))
+    await asking.cancel("critical")
+    assert holders.asked == ["big"]
+    holders.release_all_that_were_asked()
+    await quiescence()
+    assert asking.got == ["a", "b"]
 
 
 async def test_what_comes_back_in_parts_is_kept_for_the_request(pool: ResourcePool, holders: Holders) -> None:
@@ -815,7 +912,9 @@ async def test_who_waits_for_its_own_quota_holds_up_nobody_else() -> None:
 async def test_big_request_of_an_owner_is_not_starved_by_its_own_small_ones() -> None:
     """The rules of the line hold within a quota, too."""
     quotas = {"owner": {ResourceType.CPU: 2.0}}
-    asking = Asking(ResourcePool(total_cpu=8.0, enable_quotas=True, quotas=quotas, max_overtakes=2))
+    asking = Asking(ResourcePool(total_cpu=8.0, total_gpu=1.0, enable_quotas=True, quotas=quotas, max_overtakes=2))
+    take(asking.pool, "gpu", needs(gpu=1))
+    await asking.ask("older, of no quota", needs(gpu=1))
     for number in range(2):
         await asking.ask(f"s{number}", needs(1, priority=HIGH), group="owner")
     await asking.ask("big", needs(2, priority=LOW), group="owner")
@@ -824,6 +923,36 @@ async def test_big_request_of_an_owner_is_not_starved_by_its_own_small_ones() ->
     for number in range(4):
         await asking.release(f"s{number}")
     assert asking.got == ["s0", "s1", "s2", "s3", "big"]
+
+
+async def test_who_waits_for_its_own_quota_does_not_make_others_wait_for_their_turn_to_age() -> None:
+    """Each quota has an oldest request of its own, which goes first after `max_overtakes`."""
+    quotas = {"owner": {ResourceType.CPU: 1.0}}
+    asking = Asking(ResourcePool(total_cpu=2.0, enable_quotas=True, quotas=quotas, max_overtakes=2))
+    await asking.ask("a", needs(1), group="owner")
+    await asking.ask("older, for its quota", needs(1), group="owner")
+    await asking.ask("high0", needs(1, priority=HIGH))
+    await asking.ask("low", needs(1, priority=LOW))
+    for number in range(4):
+        await asking.ask(f"high{number + 1}", needs(1, priority=HIGH))
+        if f"high{number}" in asking.allocations:
+            await asking.release(f"high{number}")
+    assert asking.got == ["a", "high0", "high1", "high2", "low"]
+
+
+async def test_what_was_secured_of_a_quota_once_is_kept() -> None:
+    """Two types of a quota cannot be taken away in turns either."""
+    quotas = {"owner": {ResourceType.CPU: 1.0, ResourceType.GPU: 1.0}}
+    asking = Asking(ResourcePool(total_cpu=9.0, total_gpu=9.0, enable_quotas=True, quotas=quotas))
+    await asking.ask("cpu", needs(1), group="owner")
+    await asking.ask("gpu", needs(gpu=1), group="owner")
+    await asking.ask("both", needs(1, gpu=1), group="owner")
+    await asking.ask("next gpu", needs(gpu=1), group="owner")
+    await asking.release("gpu")
+    assert asking.got == ["cpu", "gpu"]
+    await asking.ask("another gpu", needs(gpu=1), group="owner")
+    await asking.release("cpu")
+    assert asking.got == ["cpu", "gpu", "both"]
 
 
 async def test_more_than_a_quota_is_refused_at_once() -> None:

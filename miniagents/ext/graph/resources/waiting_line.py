@@ -72,18 +72,14 @@ class Request:
         self.needs = allocation.requirements._needs
         self.types = allocation.requirements._types
         self.number = next(_numbers)
+        self.place = (1, -allocation.requirements.priority, self.number)
         self.secured = 0
         self.secured_of_quota = 0
-        self.has_preempted = False
-        self.start_anew()
-        self.outcome: Future[ResourceError | None] | None = None
-        self.since = 0.0
-
-    def start_anew(self) -> None:
-        """Stands where its priority wants it, and has not been overtaken."""
-        self.place = (1, -self.allocation.requirements.priority, self.number)
         self.overtaken = 0
         self.is_urgent = False
+        self.has_preempted = False
+        self.outcome: Future[ResourceError | None] | None = None
+        self.since = 0.0
 
     @property
     def has_left(self) -> bool:
@@ -205,11 +201,10 @@ class WaitingLine:
                     request.become_urgent()
 
     def requeue(self) -> None:
-        """Lines all up again, after quotas were changed: others may be the first of their kind, or the oldest, now."""
+        """Lines all up again, in the order of arrival, after quotas were changed, and so the kinds."""
         waiting = sorted((request for queue in self._queues.values() for request in queue), key=lambda one: one.number)
         self._queues = {}
         for request in waiting:
-            request.start_anew()
             self.join(request)
 
     def _fronts(self) -> list[Request]:
