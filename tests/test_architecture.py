@@ -36,6 +36,16 @@ from miniagents.ext.history_agents import ChatHistory, InMemoryChatHistory, Chat
 from miniagents.ext.history_agents import ChatHistoryRedis, ChatHistorySQLite
 from miniagents.ext.misc_agents import console_user_agent, echo_agent, file_agent
 from miniagents.ext.cache import Cache, MemoryCache, RedisCache, cached, register, CacheUnavailableError
+from miniagents.ext.task_graph import Agent, AgentModule, ExecutionState, FlowControlConfig, FlowControlModule
+from miniagents.ext.task_graph import FlowDecision, Middleware, ModuleConfig, ModuleType, Node, NodeConfig
+from miniagents.ext.task_graph import SnapshotControl, Task, TaskStatus, NonRetryableException
+from miniagents.ext.workflow import Agent, AgentStatus, Context, DependencyConfig, DependencyLifecycle, DependencyType
+from miniagents.ext.workflow import Priority, ResourcePool, ResourceRequirements, ResourceType, RetryPolicy
+from miniagents.ext.workflow import StateResult, StateStatus, TypedContextData
+from miniagents.ext.graph import Graph, NodePolicy, NodeStarted, NodeRetried, NodeSkipped, NodeFinished, NodeFailed
+from miniagents.ext.graph import DecisionTaken, GraphFinished
+from miniagents.ext.checkpoints import CheckpointStore, SQLiteCheckpointStore, RedisCheckpointStore, FileCheckpointStore
+from miniagents.testing import CheckpointStoreConformance
 from miniagents.testing import CacheConformance, ChatHistoryConformance
 from miniagents.ext.chat_history_md import ChatHistoryMD
 from miniagents.ext.console_user_agent import console_user_agent
@@ -87,8 +97,10 @@ def test_heavy_libraries_are_imported_when_they_are_used() -> None:
     code = (
         "import sys, miniagents, miniagents.ext.llm.openai, miniagents.ext.llm.anthropic, miniagents.testing\n"
         "import miniagents.ext.history_agents, miniagents.ext.misc_agents, miniagents.ext.offline_model\n"
+        "import miniagents.ext.graph, miniagents.ext.task_graph, miniagents.ext.workflow, miniagents.ext.checkpoints\n"
         "import miniagents.ext.cache\n"
-        "print({'openai', 'anthropic', 'redis', 'rich', 'prompt_toolkit', 'typer'} & set(sys.modules))"
+        "heavy = {'openai', 'anthropic', 'redis', 'lupa', 'tenacity', 'opentelemetry'}\n"
+        "print((heavy | {'rich', 'prompt_toolkit', 'typer'}) & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
