@@ -4,7 +4,7 @@ They are made only when somebody looks at them: a run of a hundred thousand node
 pay for it. Models are not shown them.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from miniagents.ext.labelled import LabelledPromise
@@ -239,13 +239,30 @@ def spoken_in(node: str, promise: MessagePromise) -> MessagePromise:
     Returns:
         The message with `node`: the names of the nodes from the outermost one on, with slashes between them.
     """
+    if type(promise) is MessagePromise:
+        return _SpokenPromise(promise, node)
     if type(promise) is EventPromise:
         fields = promise._metadata or {}
         inner = fields.get("node")
         return EventPromise(promise.event_class, {**fields, "node": f"{node}/{inner}" if inner else node})
     if isinstance(promise, LabelledPromise) and (inner := promise.metadata.get("node")):
         node = f"{node}/{inner}"
-    return LabelledPromise(promise, {"node": node})
+    return _SpokenPromise(promise, node)
+
+
+class _SpokenPromise(LabelledPromise):
+    """A message that says in which node it was said."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, source: MessagePromise, node: str) -> None:
+        self._value = NO_VALUE
+        self._source = source
+        self._node = node
+
+    @property
+    def _labels(self) -> Mapping[str, Any]:  # type: ignore[override]
+        return {"node": self._node}
 
 
 def is_event(promise: MessagePromise) -> bool:

@@ -42,19 +42,20 @@ class Follower:
             if buffer.end is COMPLETE and all(type(one) is MessagePromise for one in buffer):
                 self.has_ended = True  # everything has come at once, as it mostly does
                 return buffer
-            if not buffer and buffer.end is None and buffer.pacing is None:
-                self._park()  # it has just been called
-                return buffer
             self._reader = FlatReader(self._replies)
         return self._read_on(self._reader)
 
-    def _park(self) -> None:
-        replies = self._replies
-        if replies._context is not None:
-            replies._start_now()
-        if replies._buffer.waiters is None:
-            replies._buffer.waiters = []
-        replies._buffer.waiters.append(self)  # type: ignore[arg-type]  # it does what is needed of a future
+    def waits_from_the_start(self) -> bool:
+        """Looks whether there is nothing yet, as with an agent that has just been called, and waits then."""
+        buffer = self._replies._buffer
+        if buffer or buffer.end is not None or buffer.pacing is not None:
+            return False
+        if self._replies._context is not None:
+            self._replies._start_now()
+        if buffer.waiters is None:
+            buffer.waiters = []
+        buffer.waiters.append(self)  # type: ignore[arg-type]  # it does what is needed of a future
+        return True
 
     def _read_on(self, reader: FlatReader[MessagePromise]) -> list[MessagePromise]:
         found: list[MessagePromise] = []

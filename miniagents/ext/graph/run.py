@@ -31,6 +31,7 @@ from miniagents.ext.graph.events import (
     spoken_in,
 )
 from miniagents.ext.graph.follower import Follower
+from miniagents.ext.graph.inputs import inputs_of
 from miniagents.ext.graph.policy import ConcurrencyLimit, NodePolicy
 from miniagents.ext.graph.visit import Visit
 from miniagents.ext.labelled import LabelledPromise
@@ -40,7 +41,6 @@ from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise, MessageType
 from promising.errors import as_seen_by_consumers
 from promising.promise import CoroutinePromise
-from promising.replay import COMPLETE, ReplayBuffer
 from promising.run import Run
 from promising.sentinels import DEFAULT
 
@@ -327,17 +327,18 @@ class GraphRun:
         runs = self.nodes
         for node in nodes:
             runs[node.name] = self.new_node_run(node)
-        for node_run in runs.values():
-            self._link(node_run)
+        self._link(runs.values())
 
-    def _link(self, node_run: NodeRun) -> None:
+    def _link(self, node_runs: Iterable[NodeRun]) -> None:
         runs = self.nodes
-        node_run.after = [runs[name] for name in node_run.node.after]
-        node_run.waiting = len(node_run.after)
-        for dependency in node_run.after:
-            dependency.dependents.append(node_run)
-        if node_run.state is NodeState.PENDING:
-            self._unsettled += 1
+        for node_run in node_runs:
+            for name in node_run.node.after:
+                dependency = runs[name]
+                node_run.after.append(dependency)
+                dependency.dependents.append(node_run)
+            node_run.waiting = len(node_run.after)
+            if node_run.state is NodeState.PENDING:
+                self._unsettled += 1
 
     def _begin(self) -> None:
         self._queue.extend(node for node in self.nodes.values() if node.state is NodeState.PENDING and not node.waiting)
@@ -602,7 +603,7 @@ class GraphRun:
             added.append(node_run)
         creator.created = added
         for node_run in added:
-            self._link(node_run)
+            self._link([node_run])
             node_run.waiting -= sum(dependency.is_met and dependency is not creator for dependency in node_run.after)
         own = {creator, *added}
         elsewhere = self._downstream_of(node_run for node_run in added if not own.issuperset(node_run.after))
@@ -753,15 +754,14 @@ class GraphRun:
         """What the agent of a node is sent: what those before it have replied, or what the graph was sent."""
         if not node_run.after:
             return self.ctx.message_promises
-        inputs = [replies for dependency in node_run.after if (replies := _result_of(dependency)) is not None]
-        if len(inputs) == 1:
-            return inputs[0]
-        if persist.contexts_with_handlers:
-            return MessageSequencePromise.on_messages(inputs)
-        buffer = ReplayBuffer[Any]()  # the same as above, as fast as it can be: these are sequences
-        buffer += inputs
-        buffer.end = COMPLETE
-        return MessageSequencePromise.on(buffer)
+        replies: list[MessageSequencePromise] = []
+        for dependency in node_run.after:
+            visit = dependency.last
+            if visit is None or dependency.state is NodeState.SKIPPED:  # that it was visited earlier does not count
+                continue
+            assert visit.replies is not None
+            replies.append(MessageSequencePromise.on_messages(visit.messages) if visit.has_events else visit.replies)
+        return replies[0] if len(replies) == 1 else inputs_of(replies)
 
     def outcome(self, visit: Visit) -> "Jump | Awaitable[Jump | None] | None":
         """Says where the run goes on after an attempt that has succeeded; an error is one of the attempt."""
@@ -877,15 +877,18 @@ class GraphRun:
         """Replies an event, if progress is wanted."""
         if self.progress:
             fields["graph"] = self.graph.alias
-            fields["time"] = self.now()
+            fields["time"] = self._loop.time() - self._began
             self.reply(EventPromise(event_class, fields))
 
     def reply(self, promise: MessagePromise) -> None:
         """Adds to the reply of the graph."""
-        if persist.contexts_with_handlers:
+        buffer = self.ctx._replies
+        if buffer.end is not None or persist.contexts_with_handlers:
             self.ctx.reply(promise)
-        else:
-            self.ctx._replies.add(promise)  # the same, as fast as it can be
+            return
+        buffer.append(promise)  # the same, as fast as it can be
+        if buffer.waiters is not None:
+            buffer.wake_readers()
 
     def wake(self, follower: Follower) -> None:
         """Something has come for a visit: it goes on at the next turn of the event loop, together with others."""
@@ -942,10 +945,3 @@ class GraphRun:
 def _because_of(node_run: NodeRun) -> str:
     failed = node_run.state is NodeState.FAILED
     return f"{node_run.node.name}, on which it depends, {'has failed' if failed else 'was skipped'}"
-
-
-def _result_of(node_run: NodeRun) -> MessageType:
-    visit = node_run.last
-    if visit is None or node_run.state is NodeState.SKIPPED:  # that it was visited earlier does not count
-        return None
-    return visit.messages if visit.has_events else visit.replies

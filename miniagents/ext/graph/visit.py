@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from miniagents.agents import MiniAgent
 from miniagents.ext.graph.events import EventPromise, NodeRetried, NodeStarted, messages_in, result_in
 from miniagents.ext.graph.follower import Follower
 from miniagents.message import Message
@@ -62,7 +63,7 @@ class Visit:
         self.policy = node_run.node.policy
         self.number = node_run.visits
         self.attempt = 0
-        self.began = run.now()
+        self.began = run._loop.time() - run._began
         self.replies: MessageSequencePromise | None = None
         self.follower: Follower | None = None
         self.over = False
@@ -88,7 +89,8 @@ class Visit:
     @property
     def has_events(self) -> bool:
         """Whether what is replied is what a graph replies, with events in it."""
-        return getattr(self.node_run.node.agent, "tells_progress", False)
+        agent = self.node_run.node.agent
+        return type(agent) is not MiniAgent and getattr(agent, "tells_progress", False)
 
     @property
     def is_final(self) -> bool:
@@ -211,8 +213,9 @@ class Visit:
         if policy.timeout is not None:
             run.deadlines.begin(self, policy.timeout)
             self._is_limited = True
-        self.follower = Follower(replies, self)
-        self.follow(self.follower)
+        self.follower = follower = Follower(replies, self)
+        if not follower.waits_from_the_start():
+            self.follow(follower)
 
     def follow(self, follower: Follower) -> None:
         """Passes on what the agent has replied since, and comes back for more.
@@ -268,8 +271,10 @@ class Visit:
         self._attempt_failed(TimeoutError(f"{name} took longer than {seconds:g} s (attempt {self.attempt})"))
 
     def _attempt_succeeded(self, _: object) -> None:
-        self._stop_timers()
-        self._give_back(self._take_out())
+        if self._is_limited:
+            self._stop_timers()
+        if self._inside or self._allocation is not None:
+            self._give_back(self._take_out())
         try:
             outcome = self.run.outcome(self)
         except Exception as error:
