@@ -9,10 +9,9 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 from contextvars import ContextVar, copy_context
-from enum import Enum
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from miniagents import persist
 from miniagents.agents import MiniAgent
@@ -33,6 +32,17 @@ from miniagents.ext.graph.events import (
 from miniagents.ext.graph.follower import Follower
 from miniagents.ext.graph.inputs import inputs_of
 from miniagents.ext.graph.policy import ConcurrencyLimit, NodePolicy
+from miniagents.ext.graph.states import (
+    FAILED,
+    FINISHED,
+    IDLE,
+    PENDING,
+    RUNNING,
+    SKIPPED,
+    Jump,
+    NodeRun,
+    NodeState,
+)
 from miniagents.ext.graph.visit import Visit
 from miniagents.ext.labelled import LabelledPromise
 from miniagents.interaction import InteractionContext
@@ -41,7 +51,6 @@ from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise, MessageType
 from promising.errors import as_seen_by_consumers
 from promising.promise import CoroutinePromise
-from promising.run import Run
 from promising.sentinels import DEFAULT
 
 if TYPE_CHECKING:
@@ -75,90 +84,8 @@ def current_run() -> "GraphRun":
     return visit.run
 
 
-class NodeState(Enum):
-    """How far a node has come in a run."""
-
-    IDLE = "idle"
-    PENDING = "pending"
-    RUNNING = "running"
-    FINISHED = "finished"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-
-
-class Jump(NamedTuple):
-    """Where a run goes on, other than along its edges.
-
-    Attributes:
-        targets: The nodes to start at once, whatever they depend on.
-        why: What the decision rests on, for people.
-        value: Whatever the vocabulary wants to know of it.
-    """
-
-    targets: tuple[str, ...]
-    why: str | None = None
-    value: Any = None
-
-
-class NodeRun:
-    """One node in one run.
-
-    Attributes:
-        node: What was said of it.
-        state: How far it has come.
-        after: What it waits for.
-        dependents: What waits for it.
-        waiting: How many of `after` have not finished.
-        visits: How many visits have begun.
-        visit: The visit at work.
-        last: The last visit that ended well.
-        error: What the last visit failed with.
-        reason: Why it was skipped.
-        failed_node: Of a skipped node the one whose failure it was skipped for; None if it was for another reason.
-        creator: The node that has added it while the graph ran.
-        passed_over: Whether it was skipped because a decision went elsewhere; what is downstream of where that went
-            does not wait for it.
-        leaving: A call of an earlier visit that has been cancelled and still cleans up.
-    """
-
-    __slots__ = (
-        "after", "created", "creator", "dependents", "error", "failed_node", "last", "leaving", "node", "passed_over",
-        "reason", "state", "visit", "visits", "waiting",
-    )  # fmt: skip
-
-    def __init__(self, node: "Node", creator: "NodeRun | None" = None) -> None:
-        self.node = node
-        self.state = NodeState.PENDING
-        self.after: list[NodeRun] = []
-        self.dependents: list[NodeRun] = []
-        self.waiting = 0
-        self.visits = 0
-        self.visit: Visit | None = None
-        self.last: Visit | None = None
-        self.error: BaseException | None = None
-        self.reason: str | None = None
-        self.failed_node: NodeRun | None = None
-        self.creator = creator
-        self.created: list[NodeRun] | None = None
-        self.passed_over = False
-        self.leaving: Run | None = None
-
-    @property
-    def is_met(self) -> bool:
-        """Whether nobody has to wait for it any more."""
-        return self.state is NodeState.FINISHED or self.passed_over
-
-    @property
-    def is_hopeless(self) -> bool:
-        """Whether whoever depends on it cannot run."""
-        return self.state in (NodeState.FAILED, NodeState.SKIPPED) and not self.passed_over
-
-    def __repr__(self) -> str:
-        return f"<node {self.node.name}: {self.state.value}>"
-
-
 _OTHERS_TO_NAME = 5
-_SETTLED = frozenset({NodeState.FINISHED, NodeState.FAILED, NodeState.SKIPPED, NodeState.IDLE})
+_SETTLED = frozenset({FINISHED, FAILED, SKIPPED, IDLE})
 
 
 class GraphRun:
@@ -305,19 +232,19 @@ class GraphRun:
         self._errors.append(error)
         for node_run in list(self.nodes.values()):
             visit = node_run.visit
-            if node_run.state is NodeState.RUNNING:
+            if node_run.state is RUNNING:
                 self._abandon(node_run)
                 if visit is None or visit.attempt:
                     self._stopped_by(error, node_run, visit)
                     continue
                 node_run.visits -= 1  # it was still waiting for a place
-                node_run.state = NodeState.PENDING
-            if node_run.state is NodeState.PENDING:
+                node_run.state = PENDING
+            if node_run.state is PENDING:
                 self._skip(node_run, str(error))
 
     def _stopped_by(self, error: Exception, node_run: NodeRun, visit: Visit | None) -> None:
         node_run.error = error
-        node_run.state = NodeState.FAILED
+        node_run.state = FAILED
         node_run.failed_node = node_run
         self._unsettled -= 1
         if visit is not None:
@@ -337,11 +264,11 @@ class GraphRun:
                 node_run.after.append(dependency)
                 dependency.dependents.append(node_run)
             node_run.waiting = len(node_run.after)
-            if node_run.state is NodeState.PENDING:
+            if node_run.state is PENDING:
                 self._unsettled += 1
 
     def _begin(self) -> None:
-        self._queue.extend(node for node in self.nodes.values() if node.state is NodeState.PENDING and not node.waiting)
+        self._queue.extend(node for node in self.nodes.values() if node.state is PENDING and not node.waiting)
 
     def _drain(self) -> None:
         """Starts whatever can start now, and looks whether that was all."""
@@ -352,7 +279,7 @@ class GraphRun:
         try:
             while queue and not self.paused:
                 node_run = queue.popleft()
-                if node_run.state is NodeState.PENDING:
+                if node_run.state is PENDING:
                     self._start(node_run)
         finally:
             self._draining = False
@@ -361,7 +288,7 @@ class GraphRun:
                 self.at_rest()
                 return
             if self._unsettled:
-                self.stuck([node for node in self.nodes.values() if node.state is NodeState.PENDING])
+                self.stuck([node for node in self.nodes.values() if node.state is PENDING])
             if not self._unsettled and not self._active and not queue:
                 self.all_settled()
 
@@ -373,7 +300,7 @@ class GraphRun:
             return
         self._active += 1
         node_run.visits += 1
-        node_run.state = NodeState.RUNNING
+        node_run.state = RUNNING
         visit = node_run.visit = self.new_visit(node_run)
         visit.begin()
 
@@ -410,7 +337,7 @@ class GraphRun:
         self._active -= 1
         node_run.visit = None
         node_run.last = visit
-        node_run.state = NodeState.FINISHED
+        node_run.state = FINISHED
         self._unsettled -= 1
         if self.progress:
             self.tell(
@@ -460,7 +387,7 @@ class GraphRun:
 
     def _settle_as_failed(self, node_run: NodeRun, error: BaseException, *, told: bool = False) -> None:
         node_run.error = error
-        node_run.state = NodeState.FAILED
+        node_run.state = FAILED
         node_run.failed_node = node_run
         self._unsettled -= 1
         self._errors.append(error)
@@ -481,7 +408,7 @@ class GraphRun:
                 settling.popleft()
 
     def _skip(self, node_run: NodeRun, reason: str, failed_node: NodeRun | None = None) -> None:
-        node_run.state = NodeState.SKIPPED
+        node_run.state = SKIPPED
         node_run.reason = reason
         node_run.failed_node = failed_node
         self._unsettled -= 1
@@ -518,7 +445,7 @@ class GraphRun:
         while pending:
             passed, reason = pending.pop()
             for dependent in passed.dependents:
-                if dependent.state is NodeState.PENDING and dependent not in downstream:
+                if dependent.state is PENDING and dependent not in downstream:
                     self._skip(dependent, reason)
                     dependent.passed_over = True
                     pending.append((dependent, _because_of(dependent)))
@@ -545,7 +472,7 @@ class GraphRun:
         if node_run.visit is visit:  # else another jump was faster
             self._active -= 1
             node_run.visit = None
-            node_run.state = NodeState.FAILED
+            node_run.state = FAILED
             self._unsettled -= 1
             self.jump(node_run, Jump((target,), "retry"))
 
@@ -576,7 +503,7 @@ class GraphRun:
         if node_run.state in _SETTLED:
             self._unsettled += 1
         self._forget_error(node_run)
-        node_run.state = NodeState.PENDING
+        node_run.state = PENDING
         node_run.error = node_run.reason = node_run.failed_node = None
         node_run.passed_over = False
 
@@ -588,12 +515,12 @@ class GraphRun:
     def _skip_if_hopeless(self, node_run: NodeRun) -> None:
         """Skips a pending node one of whose dependencies was settled without having finished."""
         for dependency in node_run.after:
-            if node_run.state is NodeState.PENDING and dependency.is_hopeless:
+            if node_run.state is PENDING and dependency.is_hopeless:
                 self._skip(node_run, _because_of(dependency), dependency.failed_node)
                 self._settle(node_run)
 
     def _add_new_nodes(self, creator: NodeRun, nodes: Iterable["Node"]) -> None:
-        waiting = [dependent for dependent in creator.dependents if dependent.state is NodeState.PENDING]
+        waiting = [dependent for dependent in creator.dependents if dependent.state is PENDING]
         self._withdraw_created({creator: None})
         added: list[NodeRun] = []
         for node in nodes:
@@ -649,7 +576,7 @@ class GraphRun:
                 self._forget_error(node_run)
                 if node_run.state not in _SETTLED:
                     self._skip(node_run, f"{creator.node.name}, which has added it, runs again")
-                node_run.state = NodeState.IDLE
+                node_run.state = IDLE
                 del self.nodes[node_run.node.name]
                 withdrawn.append(node_run)
                 if node_run.created:
@@ -695,9 +622,9 @@ class GraphRun:
             visit.restore(messages)
         if error is not None:
             self._errors.append(error)
-        if state is NodeState.RUNNING:
+        if state is RUNNING:
             self._queue.append(node_run)
-        elif state is not NodeState.PENDING:
+        elif state is not PENDING:
             node_run.state = state
             self._unsettled -= 1
 
@@ -757,7 +684,7 @@ class GraphRun:
         replies: list[MessageSequencePromise] = []
         for dependency in node_run.after:
             visit = dependency.last
-            if visit is None or dependency.state is NodeState.SKIPPED:  # that it was visited earlier does not count
+            if visit is None or dependency.state is SKIPPED:  # that it was visited earlier does not count
                 continue
             assert visit.replies is not None
             replies.append(MessageSequencePromise.on_messages(visit.messages) if visit.has_events else visit.replies)
@@ -806,9 +733,9 @@ class GraphRun:
     def settled(self, node_run: NodeRun) -> None:
         """Is told of each node that has finished, failed or been skipped, and tells those that wait for it."""
         for dependent in node_run.dependents:
-            if dependent.state is not NodeState.PENDING:
+            if dependent.state is not PENDING:
                 continue
-            if node_run.state is NodeState.FINISHED:
+            if node_run.state is FINISHED:
                 dependent.waiting -= 1
                 if not dependent.waiting:
                     self._queue.append(dependent)
@@ -848,15 +775,15 @@ class GraphRun:
         states = [node_run.state for node_run in self.nodes.values()]
         status = "complete"
         if self._errors:
-            status = "partial" if NodeState.FINISHED in states else "failed"
+            status = "partial" if FINISHED in states else "failed"
         if self.progress:
-            last = [run for run in self.nodes.values() if not run.dependents and run.state is NodeState.FINISHED]
+            last = [run for run in self.nodes.values() if not run.dependents and run.state is FINISHED]
             self.tell(
                 GraphFinished,
                 status=status,
                 results={run.node.name: run.last.messages for run in last if run.last is not None},
-                failed=tuple(run.node.name for run in self.nodes.values() if run.state is NodeState.FAILED),
-                skipped=tuple(run.node.name for run in self.nodes.values() if run.state is NodeState.SKIPPED),
+                failed=tuple(run.node.name for run in self.nodes.values() if run.state is FAILED),
+                skipped=tuple(run.node.name for run in self.nodes.values() if run.state is SKIPPED),
                 seconds=self.now(),
             )
         if self._errors and self.graph.raise_errors:
@@ -943,5 +870,5 @@ class GraphRun:
 
 
 def _because_of(node_run: NodeRun) -> str:
-    failed = node_run.state is NodeState.FAILED
+    failed = node_run.state is FAILED
     return f"{node_run.node.name}, on which it depends, {'has failed' if failed else 'was skipped'}"
