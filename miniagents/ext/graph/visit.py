@@ -138,7 +138,7 @@ class Visit:
 
     def _admit(self) -> None:
         policy = self.policy
-        self._limits = (*policy.concurrency, *self.run.limits) if policy.concurrency else self.run.limits
+        self._limits = policy.concurrency + self.run.limits
         if self._limits and not self._enter():
             return
         if policy.resources is None:
