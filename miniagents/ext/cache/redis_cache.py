@@ -124,8 +124,8 @@ class RedisCache(Cache):
 
         Operations can still be used, for clean-up; each opens a connection of its own then.
         """
-        end = self._ends.get(asyncio.get_running_loop())
-        if end is not None and not end.mailboxes.closed:
+        end = await self._here()
+        if not end.mailboxes.closed:
             await end.closing.aclose()
 
     # --- values ---
