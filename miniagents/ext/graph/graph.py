@@ -1,6 +1,6 @@
 """Graphs of agents: who works after whom."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from copy import copy
 from graphlib import CycleError, TopologicalSorter
@@ -96,7 +96,7 @@ class Graph(MiniAgent):
     """
 
     __slots__ = (
-        "_cache", "_nodes", "_plan", "_pool", "max_concurrent", "max_starts", "raise_errors", "timeout",
+        "_cache", "_dependents", "_nodes", "_plan", "_pool", "max_concurrent", "max_starts", "raise_errors", "timeout",
     )  # fmt: skip
 
     tells_progress = True  # unless it is called with `progress=False`
@@ -122,6 +122,7 @@ class Graph(MiniAgent):
         self._cache = cache
         self._nodes: dict[str, Node] = {}
         self._plan: tuple[Node, ...] | None = None
+        self._dependents: dict[str, tuple[str, ...]] | None = None
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -172,7 +173,7 @@ class Graph(MiniAgent):
         if node.policy.resources is not None:
             self.pool.check(node.policy.resources, where=f"the node {name!r}")
         self._nodes[name] = node
-        self._plan = None
+        self._plan = self._dependents = None
         return self
 
     def node(
@@ -227,6 +228,17 @@ class Graph(MiniAgent):
                 ) from None
             self._plan = tuple(self._nodes[name] for name in order)
         return self._plan
+
+    @property
+    def dependents(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of the nodes that depend on a node, by its name; what no node depends on is left out."""
+        if self._dependents is None:
+            found: dict[str, list[str]] = {}
+            for node in self._nodes.values():
+                for name in node.after:
+                    found.setdefault(name, []).append(node.name)
+            self._dependents = {name: tuple(names) for name, names in found.items()}
+        return self._dependents
 
     def fork(
         self,

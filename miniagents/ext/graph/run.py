@@ -251,21 +251,17 @@ class GraphRun:
             self._tell_failure(visit, error)
 
     def _set_up(self, nodes: Iterable["Node"]) -> None:
-        runs = self.nodes
+        dependents = self.graph.dependents
         for node in nodes:
-            runs[node.name] = self.new_node_run(node)
-        self._link(runs.values())
-
-    def _link(self, node_runs: Iterable[NodeRun]) -> None:
-        runs = self.nodes
-        for node_run in node_runs:
-            for name in node_run.node.after:
-                dependency = runs[name]
-                node_run.after.append(dependency)
-                dependency.dependents.append(node_run)
-            node_run.waiting = len(node_run.after)
+            node_run = self.nodes[node.name] = self.new_node_run(node)
+            node_run.dependents = dependents.get(node.name, ())
+            node_run.waiting = len(node.after)
             if node_run.state is PENDING:
                 self._unsettled += 1
+
+    def _named(self, names: Iterable[str]) -> list[NodeRun]:
+        nodes = self.nodes
+        return [nodes[name] for name in names]
 
     def _begin(self) -> None:
         self._queue.extend(node for node in self.nodes.values() if node.state is PENDING and not node.waiting)
@@ -433,7 +429,7 @@ class GraphRun:
         if source not in downstream:
             self._pass_over_dependents(source, downstream, f"{source.node.name} went on with {', '.join(jump.targets)}")
         for node_run in downstream:
-            node_run.waiting = sum(not dependency.is_met for dependency in node_run.after)
+            node_run.waiting = sum(not dependency.is_met for dependency in self._named(node_run.after))
         self._queue.extend(targets)
         for node_run in downstream:
             if node_run not in targets:
@@ -444,7 +440,7 @@ class GraphRun:
         pending = [(source, reason)]
         while pending:
             passed, reason = pending.pop()
-            for dependent in passed.dependents:
+            for dependent in self._named(passed.dependents):
                 if dependent.state is PENDING and dependent not in downstream:
                     self._skip(dependent, reason)
                     dependent.passed_over = True
@@ -491,7 +487,7 @@ class GraphRun:
         found = dict.fromkeys(targets)
         pending = list(found)
         while pending:
-            for dependent in pending.pop().dependents:
+            for dependent in self._named(pending.pop().dependents):
                 if dependent not in found:
                     found[dependent] = None
                     pending.append(dependent)
@@ -514,37 +510,46 @@ class GraphRun:
 
     def _skip_if_hopeless(self, node_run: NodeRun) -> None:
         """Skips a pending node one of whose dependencies was settled without having finished."""
-        for dependency in node_run.after:
+        for dependency in self._named(node_run.after):
             if node_run.state is PENDING and dependency.is_hopeless:
                 self._skip(node_run, _because_of(dependency), dependency.failed_node)
                 self._settle(node_run)
 
     def _add_new_nodes(self, creator: NodeRun, nodes: Iterable["Node"]) -> None:
-        waiting = [dependent for dependent in creator.dependents if dependent.state is PENDING]
         self._withdraw_created({creator: None})
+        waiting = [dependent for dependent in self._named(creator.dependents) if dependent.state is PENDING]
         added: list[NodeRun] = []
         for node in nodes:
             given = node.after or (creator.node.name,)
-            node_run = self.new_node_run(node._replace(after=given), creator)
-            self.nodes[node.name] = node_run
+            node_run = self.nodes[node.name] = self.new_node_run(node._replace(after=given), creator)
             added.append(node_run)
+            self._unsettled += 1
         creator.created = added
-        for node_run in added:
-            self._link([node_run])
-            node_run.waiting -= sum(dependency.is_met and dependency is not creator for dependency in node_run.after)
-        own = {creator, *added}
+        self._add_edges((name, node_run.node.name) for node_run in added for name in node_run.after)
+        own = {creator.node.name, *(node_run.node.name for node_run in added)}
         elsewhere = self._downstream_of(node_run for node_run in added if not own.issuperset(node_run.after))
+        followers = [node_run for node_run in added if node_run not in elsewhere]  # the others may wait for who waits
+        self._add_edges((node_run.node.name, one.node.name) for one in waiting for node_run in followers)
+        names = [node_run.node.name for node_run in followers]
+        for dependent in waiting:
+            dependent.after = (*dependent.after, *names)
+            dependent.waiting += len(names)
         for node_run in added:
-            if node_run not in elsewhere:  # else it may wait for those who would wait for it
-                for dependent in waiting:
-                    if dependent not in own and dependent not in node_run.dependents:
-                        dependent.after.append(node_run)
-                        node_run.dependents.append(dependent)
-                        dependent.waiting += 1
+            dependencies = self._named(node_run.after)
+            node_run.waiting = sum(not one.is_met or one is creator for one in dependencies)  # who is settled next
             if not node_run.waiting:
                 self._queue.append(node_run)
             else:
                 self._skip_if_hopeless(node_run)
+
+    def _add_edges(self, edges: Iterable[tuple[str, str]]) -> None:
+        """Notes for nodes who depends on them, too: pairs of the name of a node, and of one that depends on it."""
+        new: dict[str, list[str]] = {}
+        for name, dependent in edges:
+            new.setdefault(name, []).append(dependent)
+        for name, names in new.items():
+            node_run = self.nodes[name]
+            node_run.dependents = (*node_run.dependents, *names)
 
     def check_new_nodes(self, nodes: Iterable["Node"]) -> None:
         """Looks whether nodes can be added.
@@ -581,11 +586,13 @@ class GraphRun:
                 withdrawn.append(node_run)
                 if node_run.created:
                     pending.append(node_run)
-        gone = set(withdrawn)
-        for dependency in {dependency for node_run in withdrawn for dependency in node_run.after}:
-            dependency.dependents = [one for one in dependency.dependents if one not in gone]
-        for dependent in {dependent for node_run in withdrawn for dependent in node_run.dependents}:
-            dependent.after = [one for one in dependent.after if one not in gone]
+        gone = {node_run.node.name for node_run in withdrawn}
+        for name in {name for node_run in withdrawn for name in node_run.after} - gone:
+            node_run = self.nodes[name]
+            node_run.dependents = [one for one in node_run.dependents if one not in gone]
+        for name in {name for node_run in withdrawn for name in node_run.dependents} - gone:
+            node_run = self.nodes[name]
+            node_run.after = [one for one in node_run.after if one not in gone]
         return withdrawn
 
     # --- taking up a run: what happened in another process is set, not done ---
@@ -631,7 +638,7 @@ class GraphRun:
     def recount(self) -> None:
         """Counts anew what each node waits for, after nodes were restored."""
         for node_run in self.nodes.values():
-            node_run.waiting = sum(not dependency.is_met for dependency in node_run.after)
+            node_run.waiting = sum(not dependency.is_met for dependency in self._named(node_run.after))
 
     # --- hooks: what vocabularies can have otherwise ---
 
@@ -682,7 +689,7 @@ class GraphRun:
         if not node_run.after:
             return self.ctx.message_promises
         replies: list[MessageSequencePromise] = []
-        for dependency in node_run.after:
+        for dependency in self._named(node_run.after):
             visit = dependency.last
             if visit is None or dependency.state is SKIPPED:  # that it was visited earlier does not count
                 continue
@@ -732,7 +739,9 @@ class GraphRun:
 
     def settled(self, node_run: NodeRun) -> None:
         """Is told of each node that has finished, failed or been skipped, and tells those that wait for it."""
-        for dependent in node_run.dependents:
+        nodes = self.nodes
+        for name in node_run.dependents:
+            dependent = nodes[name]
             if dependent.state is not PENDING:
                 continue
             if node_run.state is FINISHED:

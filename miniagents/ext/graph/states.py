@@ -1,5 +1,6 @@
 """How far each node has come in a run."""
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -51,8 +52,8 @@ class NodeRun:
     Attributes:
         node: What was said of it.
         state: How far it has come.
-        after: What it waits for.
-        dependents: What waits for it.
+        after: The names of what it waits for.
+        dependents: The names of what waits for it.
         waiting: How many of `after` have not finished.
         visits: How many visits have begun.
         visit: The visit at work.
@@ -74,8 +75,8 @@ class NodeRun:
     def __init__(self, node: "Node", creator: "NodeRun | None" = None) -> None:
         self.node = node
         self.state = PENDING
-        self.after: list[NodeRun] = []
-        self.dependents: list[NodeRun] = []
+        self.after: Sequence[str] = node.after
+        self.dependents: Sequence[str] = ()
         self.waiting = 0
         self.visits = 0
         self.visit: Visit | None = None

@@ -227,7 +227,7 @@ class TaskRun(GraphRun):
     def _plan_of(self, node_runs: Iterable[NodeRun]) -> ExecutionPlan:
         chosen = {node_run.node.name for node_run in node_runs}
         after: Mapping[str, list[str]] = {
-            name: [one.node.name for one in node_run.after] for name, node_run in self.nodes.items() if name in chosen
+            name: list(node_run.after) for name, node_run in self.nodes.items() if name in chosen
         }
         return compile_plan(after)
 
