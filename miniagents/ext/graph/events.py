@@ -23,6 +23,7 @@ __all__ = [
     "NodeRetried",
     "NodeSkipped",
     "NodeStarted",
+    "SpokenPromise",
     "is_event",
     "messages_in",
     "result_in",
@@ -240,17 +241,17 @@ def spoken_in(node: str, promise: MessagePromise) -> MessagePromise:
         The message with `node`: the names of the nodes from the outermost one on, with slashes between them.
     """
     if type(promise) is MessagePromise:
-        return _SpokenPromise(promise, node)
+        return SpokenPromise(promise, node)
     if type(promise) is EventPromise:
         fields = promise._metadata or {}
         inner = fields.get("node")
         return EventPromise(promise.event_class, {**fields, "node": f"{node}/{inner}" if inner else node})
     if isinstance(promise, LabelledPromise) and (inner := promise.metadata.get("node")):
         node = f"{node}/{inner}"
-    return _SpokenPromise(promise, node)
+    return SpokenPromise(promise, node)
 
 
-class _SpokenPromise(LabelledPromise):
+class SpokenPromise(LabelledPromise):
     """A message that says in which node it was said."""
 
     __slots__ = ("_node",)

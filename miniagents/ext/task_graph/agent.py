@@ -1,6 +1,5 @@
 """`Agent`: a task graph that runs tasks."""
 
-import asyncio
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -12,7 +11,7 @@ from miniagents.agents import MiniAgent
 from miniagents.ext.cache import Cache, MemoryCache
 from miniagents.ext.graph.errors import GraphDefinitionError
 from miniagents.ext.task_graph.graph import TaskGraph
-from miniagents.ext.task_graph.inquiry import work_at
+from miniagents.ext.task_graph.inquiry import until_over, work_at
 from miniagents.ext.task_graph.nodes import Node
 from miniagents.ext.task_graph.plans import ExecutionPlan, ExecutionState, compile_plan
 from miniagents.ext.task_graph.state import RunState
@@ -20,9 +19,8 @@ from miniagents.ext.task_graph.tasks import Task
 from miniagents.ext.task_graph.tracing import RunTracer
 from miniagents.interaction import InteractionContext
 from miniagents.message import Message
-from miniagents.sequences import MessageType, until_complete
+from miniagents.sequences import MessageType
 from promising.sentinels import DEFAULT, Sentinel
-from promising.unconsumed import Failure
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -277,20 +275,7 @@ class Agent(MiniAgent):
         return state.task
 
     async def _run_to_end(self, messages: MessageType, **arguments: Any) -> None:
-        replies = self.inquire(messages, progress=False, errors_as_messages=False, **arguments)
-        if replies._context is not None:  # outside of any context things start when they are awaited, as this is now
-            replies._start_now()
-        run = replies._run
-        try:
-            await until_complete(replies)
-        except asyncio.CancelledError:
-            replies.cancel()
-            if run is not None:
-                await run._wait_until_over()
-            raise
-        end = replies._buffer.end
-        if isinstance(end, Failure):
-            end.throw()
+        await until_over(self.inquire(messages, progress=False, errors_as_messages=False, **arguments))
 
     async def _work(self, ctx: InteractionContext, **options: Any) -> None:  # none of which is a model's business
         await self._inquired(ctx, **options)

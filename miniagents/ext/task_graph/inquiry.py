@@ -11,6 +11,7 @@ from miniagents.ext.cache.namespaces import Namespace
 from miniagents.ext.task_graph.state import RunState, described
 from miniagents.ext.task_graph.tasks import Task
 from miniagents.interaction import InteractionContext
+from miniagents.sequences import MessageSequencePromise, until_complete
 from promising.errors import PromiseCancelledError
 from promising.unconsumed import Failure
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from miniagents.ext.task_graph.agent import Agent
     from miniagents.ext.task_graph.graph import TaskGraph
 
-__all__ = ["work_at"]
+__all__ = ["until_over", "work_at"]
 
 _TASK_KEY = "task"
 
@@ -57,32 +58,48 @@ async def _run_to_end(
     progress: bool,
     timeout: float | None,
 ) -> None:
-    task = state.task
-    await cache.set(_TASK_KEY, task)
-    messages = ctx.message_promises if state.messages is None else state.messages
-    replies = graph.inquire(
-        messages, task=task, state=state, progress=progress, timeout=timeout, errors_as_messages=False
-    )
-    if replies._context is not None:  # outside of any context things start when they are awaited, as this is now
-        replies._start_now()
-    run = replies._run
     try:
+        await cache.set(_TASK_KEY, state.task)
+        messages = ctx.message_promises if state.messages is None else state.messages
+        replies = graph.inquire(
+            messages, task=state.task, state=state, progress=progress, timeout=timeout, errors_as_messages=False
+        )
         ctx.reply(replies)
-        await replies._wait_for_end()
-        end = replies._buffer.end
-        if isinstance(end, Failure):
-            state.stopped = end.error
-            end.throw()
+        await until_over(replies)
     except asyncio.CancelledError:
-        replies.cancel()
-        if run is not None:
-            await run._wait_until_over()  # so that what is known then is all there is to know
         state.stopped = PromiseCancelledError("the task was cancelled")
+        raise
+    except BaseException as error:
+        state.stopped = error
         raise
     finally:
         _settle(state)
         if not state.is_taken_over:
-            await _give_back(cache, task)
+            await _give_back(cache, state.task)
+
+
+async def until_over(replies: MessageSequencePromise) -> None:
+    """Waits for the end of a call; if that is cancelled, it cancels the call, and waits until nothing of it goes on.
+
+    Args:
+        replies: What the call replies.
+
+    Raises:
+        BaseException: What the agent has failed with.
+    """
+    if replies._context is not None:  # outside of any context things start when they are awaited, as this is now
+        replies._start_now()
+    run = replies._run
+    try:
+        await until_complete(replies)
+    except asyncio.CancelledError:
+        replies.cancel()
+        if run is not None:
+            await run._wait_until_over()
+        raise
+    end = replies._buffer.end
+    if isinstance(end, Failure):
+        end.throw()
 
 
 def _settle(state: RunState) -> None:

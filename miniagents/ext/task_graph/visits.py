@@ -1,8 +1,7 @@
 """A visit of a node of a task graph, among whose modules there can be graphs and other agents."""
 
-from miniagents.ext.graph.events import is_event, result_in
+from miniagents.ext.graph.events import SpokenPromise, is_event, result_in
 from miniagents.ext.graph.visit import Visit
-from miniagents.ext.labelled import LabelledPromise
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from promising.sentinels import NO_VALUE
@@ -40,4 +39,4 @@ class TaskVisit(Visit):
 
 def _counts(promise: MessagePromise) -> bool:
     """Whether a message is said by the node itself, rather than by a node of a graph in it."""
-    return not is_event(promise) and not (isinstance(promise, LabelledPromise) and "node" in promise.metadata)
+    return not isinstance(promise, SpokenPromise) and not is_event(promise)

@@ -205,6 +205,6 @@ def _config_of(module: AgentModule | MiniAgent) -> ModuleConfig:
 
 
 def _without_error(promise: MessagePromise) -> MessagePromise:
-    if promise._value is not NO_VALUE or is_event(promise):
-        return promise
+    if promise._value is not NO_VALUE or isinstance(promise, LabelledPromise) or is_event(promise):
+        return promise  # which cannot fail
     return LabelledPromise(promise, {})

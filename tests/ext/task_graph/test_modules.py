@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from miniagents import InteractionContext, MiniAgents, miniagent
+from miniagents import InteractionContext, Message, MiniAgents, miniagent
 from miniagents.ext.cache import Cache, MemoryCache
 from miniagents.ext.graph import Graph
 from miniagents.ext.task_graph import (
@@ -669,6 +669,69 @@ async def test_replies() -> None:
     assert results(agent) == {"a": "result", "b": "['early', 'late']"}
     with pytest.raises(RuntimeError, match="Speaks is not at work"):
         Speaks().reply("nobody hears me")
+
+
+async def test_a_message_that_says_it_is_of_a_node() -> None:
+    """What an agent says of its messages is its own business, also where it happens to be called `node`."""
+
+    @miniagent
+    async def speaks(ctx: InteractionContext) -> None:
+        async def stream(_: Any) -> AsyncIterator[str]:
+            await asyncio.sleep(1)
+            yield "mine"
+
+        ctx.reply(Message.promise(stream, node="elsewhere"))
+
+    @miniagent
+    async def received(ctx: InteractionContext) -> None:
+        ctx.reply(repr([str(message) for message in await ctx.message_promises]))
+
+    graph = Graph("G").add_node("x", speaks)
+    agent = agent_of(node("a", speaks, graph), node("b", received, after=["a"]))
+    async with MiniAgents():
+        await agent.inquire("x")
+    assert results(agent)["b"] == "['mine', 'mine']"
+
+
+@pytest.mark.parametrize("fails", ["raises", "times out"])
+async def test_a_failure_does_not_wait_for_what_streams(fails: str) -> None:
+    """A module that fails has failed at once, with its own error; what it replied and still streams is cancelled."""
+    ended: list[str] = []
+
+    @miniagent
+    async def writer(ctx: InteractionContext) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("writer")
+
+    class Fails(AgentModule):
+        async def process(self, cache: Any, semaphore: Any) -> Any:
+            self.reply(writer.inquire())
+            await asyncio.sleep(1 if fails == "raises" else 60)
+            raise OSError("no")
+
+    timeline = Timeline()
+    agent = agent_of(node("n", Fails(), config=ModuleConfig(timeout=5), retry_on_failure=False))
+    task = await run(agent)
+    limit = "n: TimeoutError: Fails took longer than 5 s, which is its timeout"
+    assert (timeline.elapsed, task.error) == ((1, "n: OSError: no") if fails == "raises" else (5, limit))
+    assert ended == ["writer"]
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+async def test_an_agent_whose_failure_is_tolerated(parallel: bool) -> None:
+    """An agent that fails where another module succeeds in its place has said what it has said, and is no failure."""
+
+    @miniagent
+    async def broken(ctx: InteractionContext) -> None:
+        ctx.reply("half")
+        raise OSError("no other half")
+
+    config = ModuleConfig(stop_on_success=True)
+    agent = agent_of(node("n", broken, Does(work="whole", seconds=1), config=config, parallel=parallel))
+    async with MiniAgents():
+        assert [str(one) for one in await agent.inquire("x", progress=False)] == ["half", "whole"]
 
 
 async def test_mailboxes() -> None:
