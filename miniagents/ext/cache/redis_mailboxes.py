@@ -178,6 +178,7 @@ class Mailboxes:
             self._lines.debts.append(self._settling(reader, mailbox, b"return"))
             raise
         if not moved:
+            self._drop_idle()  # they have probably been lost, too
             raise _InterruptedError from failure
         return moved
 
@@ -192,6 +193,11 @@ class Mailboxes:
 
     def _settling(self, reader: "_Reader", mailbox: bytes, what: bytes) -> Debt:
         return SETTLE, [reader.hand, mailbox], [what, self._lines.server.kept_ms]
+
+    def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for reader in idle:
+            reader.hang_up()
 
     def _put_back(self, reader: "_Reader") -> None:
         if self.closed or len(self._idle) >= self._lines.size:
