@@ -73,10 +73,18 @@ class ClaimedRun:
 
     async def release(self) -> None:
         """Says that nobody holds the run any more."""
-        await self.log.commit(lambda state, _: self._checked(state, {"what": "release"}))
+        await self.log.commit(lambda state, _: self._checked(state, [], {"what": "release"}))
 
     async def prune(self, before: int) -> None:
         """Removes entries, see `CheckpointStore.prune`."""
+        while True:
+            try:
+                with self._forgetting_if_interrupted():
+                    return await self._prune(before)
+            except _OutdatedError:
+                continue
+
+    async def _prune(self, before: int) -> None:
         log = self.log
         await self.follow()
         before = min(before, log.state.last)
@@ -86,18 +94,21 @@ class ClaimedRun:
         first_kept = next(number for number, record in records if _last_in(record) >= before)
         kept = [record for number, record in records if number >= first_kept]
         listed = _objects_in(record for number, record in records if number < first_kept)
-        needed = _objects_in(kept) | set(await load_objects(self._shelf, log, rows_in(kept, before - 1), {}))
+        needed, _ = await load_objects(self._shelf, log, rows_in(kept, before - 1), {})
+        unneeded = listed - needed.keys() - _objects_in(kept)
         cleared, old = first_kept - 1, log.state.cleared
-        record = {"what": "prune", "pruned": before - 1, "cleared": cleared, "objects": sorted(listed & needed)}
-        await log.commit(lambda state, _: self._checked(state, record))
+        record = {"what": "prune", "pruned": before - 1, "cleared": cleared, "objects": sorted(listed - unneeded)}
+        await log.commit(lambda state, fresh: self._checked(state, fresh, record))
         await log.write_head()  # it has to be beyond what is removed now
         await log.clear(old + 1, cleared)
-        await self._shelf.delete_many(log.key(f"object/{key}") for key in listed - needed)
+        await self._shelf.delete_many(log.key(f"object/{key}") for key in unneeded)
         if self._objects is not None:
-            self._objects -= listed - needed
+            self._objects -= unneeded
 
-    def _checked(self, state: RunState, record: Record) -> Record:
+    def _checked(self, state: RunState, fresh: list[Record], record: Record) -> Record:
         check_claim(state, self._claim)
+        if _has_own(fresh, self._claim):
+            raise _OutdatedError
         return record
 
     async def _known(self) -> tuple[Outcomes, set[str]]:

@@ -15,7 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from miniagents.ext.checkpoints.errors import RunNotFoundError, StoreDamagedError, StoreVersionError
+from miniagents.ext.checkpoints.errors import (
+    RunNotFoundError,
+    StoreDamagedError,
+    StoreUnavailableError,
+    StoreVersionError,
+)
 from miniagents.ext.checkpoints.interface import FORMAT
 from miniagents.ext.checkpoints.redis_shelf import Shelf
 
@@ -197,7 +202,8 @@ class RunLog:
             if any(other["id"] == identity for other in fresh):  # the answer to an earlier try was lost
                 break
         if self.state.position - self._head["position"] >= _HEAD_EVERY:
-            await self.write_head()
+            with suppress(StoreUnavailableError):  # the record is there; a later one will do
+                await self.write_head()
         return record
 
     async def write_head(self) -> None:

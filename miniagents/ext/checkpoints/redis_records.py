@@ -8,7 +8,7 @@ from miniagents.ext.checkpoints.entries import Draft
 from miniagents.ext.checkpoints.errors import CheckpointStoreError, RunNotFoundError, StaleClaimError
 from miniagents.ext.checkpoints.interface import Receipt, Row, StoredJournal
 from miniagents.ext.checkpoints.objects import references_in
-from miniagents.ext.checkpoints.redis_log import Record, RunLog, RunState
+from miniagents.ext.checkpoints.redis_log import BehindError, Record, RunLog, RunState
 from miniagents.ext.checkpoints.redis_shelf import Shelf
 
 __all__ = [
@@ -71,14 +71,22 @@ async def read_journal(shelf: Shelf, log: RunLog, after: int, limit: int | None)
     Raises:
         BehindError: Somebody has removed some of them in the meantime.
     """
+    cleared = log.state.cleared
     after = max(after, log.state.pruned)
     records = [record for _, record in await log.records(after)]
     rows = list(rows_in(records, after))[:limit]
     inline = {key: as_data(text) for record in records for key, text in record.get("inline", {}).items()}
-    return StoredJournal(rows, await load_objects(shelf, log, rows, inline))
+    objects, is_complete = await load_objects(shelf, log, rows, inline)
+    if not is_complete:
+        await log.follow()
+        if log.state.cleared != cleared or log.state.is_deleted:
+            raise BehindError
+    return StoredJournal(rows, objects)
 
 
-async def load_objects(shelf: Shelf, log: RunLog, rows: Iterable[Row], known: Mapping[str, bytes]) -> dict[str, bytes]:
+async def load_objects(
+    shelf: Shelf, log: RunLog, rows: Iterable[Row], known: Mapping[str, bytes]
+) -> tuple[dict[str, bytes], bool]:
     """Reads what entries refer to, and what that refers to, and so on; what is missing is left out.
 
     Args:
@@ -88,7 +96,7 @@ async def load_objects(shelf: Shelf, log: RunLog, rows: Iterable[Row], known: Ma
         known: The objects that need not be read.
 
     Returns:
-        All objects by their hashes.
+        All objects by their hashes, and whether none is missing.
     """
     objects: dict[str, bytes] = dict(known)
     seen: set[str] = set()
@@ -101,7 +109,7 @@ async def load_objects(shelf: Shelf, log: RunLog, rows: Iterable[Row], known: Ma
             found = await shelf.get_many([log.key(f"object/{key}") for key in some])
             objects.update((key, as_data(text)) for key, text in zip(some, found, strict=True) if text is not None)
         wanted = {other for key in wanted for other in references_in(objects.get(key, b""))} - seen
-    return objects
+    return objects, seen <= objects.keys()
 
 
 def check_claim(state: RunState, claim: Claim) -> None:

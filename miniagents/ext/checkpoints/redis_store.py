@@ -4,12 +4,12 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from miniagents.ext.cache.interface import Cache
 from miniagents.ext.checkpoints.claims import Claim, refuse_if_held
 from miniagents.ext.checkpoints.entries import Draft
-from miniagents.ext.checkpoints.errors import RunExistsError, RunNotFoundError
+from miniagents.ext.checkpoints.errors import RunExistsError, RunNotFoundError, StoreUnavailableError
 from miniagents.ext.checkpoints.holders import Holder
 from miniagents.ext.checkpoints.interface import CheckpointStore, Receipt, StoredJournal, StoredRun
 from miniagents.ext.checkpoints.redis_claimed import ClaimedRun
@@ -298,8 +298,9 @@ class RedisCheckpointStore(CheckpointStore):
         await self._shelf.update(log.key("listeners"), change, default={}, ttl=4 * _LISTEN_FOR)
 
     async def _notify(self, log: RunLog) -> None:
-        for listener in await self._shelf.get(log.key("listeners"), {}):
-            await self._shelf.publish(log.key(f"news/{listener}"), ttl=4 * _LISTEN_FOR)
+        with suppress(StoreUnavailableError):  # what they wait for is there, and they will look for it themselves
+            for listener in await self._shelf.get(log.key("listeners"), {}):
+                await self._shelf.publish(log.key(f"news/{listener}"), ttl=4 * _LISTEN_FOR)
 
 
 class _ClaimedMeanwhileError(Exception):

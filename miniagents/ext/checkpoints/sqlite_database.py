@@ -192,10 +192,16 @@ class Database:
     # --- in the thread ---
 
     def _read(self, function: Callable[..., T], *args: Any) -> T:
+        connection = None
         try:
-            return function(self._connect(), *args)
+            connection = self._connect()
+            connection.execute("BEGIN")  # so that all that the function reads is of the same moment
+            return function(connection, *args)
         except (sqlite3.Error, OSError) as error:
             raise self._failed(error) from error
+        finally:
+            if connection is not None:
+                self._roll_back(connection)
 
     def _perform(self, write: _Write[Any]) -> None:
         if not write.is_done:
@@ -222,7 +228,9 @@ class Database:
             transaction.connection.execute("COMMIT")
         except Exception as error:
             if transaction is not None:
-                self._roll_back(transaction)
+                self._roll_back(transaction.connection)
+                for undo in reversed(transaction.rolled_back):
+                    undo()
             if len(group) > 1:  # the others are not to suffer from what one of them has
                 for write in group:
                     self._commit([write])
@@ -234,14 +242,13 @@ class Database:
         for write in group:
             write.is_done = True
 
-    def _roll_back(self, transaction: Transaction) -> None:
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        """Ends a transaction, if the connection is still open and one is."""
         try:
-            if transaction.connection.in_transaction:
-                transaction.connection.execute("ROLLBACK")
+            if connection is self._connection and connection.in_transaction:
+                connection.execute("ROLLBACK")
         except sqlite3.Error:
             self._disconnect()  # which rolls back what is open
-        for undo in reversed(transaction.rolled_back):
-            undo()
 
     def _failed(self, error: Exception) -> CheckpointStoreError:
         failure = self.failure(error)

@@ -50,6 +50,27 @@ class CrowdTests(StoreTests):
             assert {entry.data for entry in entries[1::2]} == {number}
         assert len(await store.runs()) == _MANY
 
+    async def test_reading_while_entries_come_and_go(self, store: Store, reopen: Reopen) -> None:
+        """Who reads while others append and remove gets what is there at some moment, without gaps."""
+        claim, other = await begin(store), await reopen()
+
+        async def write() -> None:
+            for number in range(1, 6 * _MANY):
+                said = [Message(f"said {number - less}") for less in range(3)]
+                await store.append(claim, [of("a", "state", number, data=said), of("a", "note", number)])
+                if number % 3 == 0:
+                    await store.prune(claim, before=2 * number - 3)
+
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(write())
+            while not writing.done():
+                await asyncio.sleep(0)
+                entries = await other.read(claim.run_id)
+                sequences = [entry.sequence for entry in entries]
+                assert not sequences or sequences == list(range(sequences[0], sequences[-1] + 1))
+                assert not sequences or sequences[-1] % 2 == 0
+                assert all(entry.data[0].text == f"said {entry.visit}" for entry in entries if entry.kind == "state")
+
     async def test_one_of_many_creates(self, store: Store, reopen: Reopen) -> None:
         """Of many who create a run of the same id at the same time one does."""
         other = await reopen()

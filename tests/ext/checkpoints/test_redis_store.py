@@ -8,12 +8,13 @@ import pytest
 import redis
 
 from miniagents import Message
-from miniagents.ext.cache import Cache, MemoryCache, RedisCache
+from miniagents.ext.cache import Cache, CacheUnavailableError, MemoryCache, RedisCache
 from miniagents.ext.checkpoints import (
     Claim,
     NewEntry,
     RecordedAlreadyError,
     RedisCheckpointStore,
+    RunClaimedError,
     RunNotFoundError,
     StaleClaimError,
     StoreDamagedError,
@@ -80,13 +81,21 @@ def test_little_is_left_of_a_run() -> None:
         store = RedisCheckpointStore(cache)
         claim = await _begin(store)
         await store.append(claim, [NewEntry("finished", "a", data=[Message(f"{number}") for number in range(40)])])
+        await store.append(claim, [NewEntry("finished", "b", data=[Message("39"), Message("new")])])
         await store.tell("run", ("answer", "a", 1, 1, Message("inline")))
+        with pytest.raises(RunClaimedError):
+            await store.claim("run")
+        assert sum("/lease/" in key for key in _keys(cache)) == 1
+        await store.prune(claim, before=2)
+        assert sum("/object/" in key for key in _keys(cache)) == 2
         await claim.release()
         await store.delete("run")
         left = {key: await cache.get(key, raw=True) for key in _keys(cache)}
         assert left.pop("miniagents/checkpoints/count") == 1
         assert {str(value) for value in left.values()} == {"{'what': 'gone'}"}
-        assert len(left) == 5  # the claim, the entries, the answer, the release, the deletion
+        assert (
+            len(left) == 7
+        )  # the claim, three times entries, the removal of the first ones, the release, the deletion
         await asyncio.sleep(86_400)
         assert await cache.get_many(left, raw=True) == {}
 
@@ -177,6 +186,63 @@ async def _interrupted(store: RedisCheckpointStore, moment: int) -> None:
         await store.delete("run")
     finally:
         shelf._reachable = original  # type: ignore[method-assign]
+
+
+async def test_answers_that_are_lost() -> None:
+    """What has been written although the answer was lost is neither written twice nor taken for another's."""
+    cache = _ForgetfulServer(max_entries=None)
+    store = RedisCheckpointStore(cache)
+    claim = await _begin(store)
+    for number in range(3):
+        cache.loses_answer = True
+        (entry,) = await store.append(claim, [NewEntry("finished", "a", number)])
+        assert entry.sequence == number + 1
+        assert not cache.loses_answer
+    assert [entry.visit for entry in await store.read("run")] == [0, 1, 2]
+
+
+class _ForgetfulServer(MemoryCache):
+    """One that says of something that it has added that it was there already, as one that was asked again does."""
+
+    loses_answer = False
+
+    async def _add(self, key: str, data: bytes, ttl: float | None) -> bool:
+        added = await super()._add(key, data, ttl)
+        loses, self.loses_answer = self.loses_answer, False
+        return added and not loses
+
+
+async def test_what_is_there_is_confirmed() -> None:
+    """If the server goes away when an entry is there already, the entry is confirmed all the same."""
+    cache = _LeavingServer(max_entries=None)
+    store = RedisCheckpointStore(cache)
+    claim = await _begin(store)
+    for number in range(20):
+        cache.leaves_after_adding = True
+        await store.append(claim, [NewEntry("finished", "a", number)])
+        cache.leaves_after_adding = cache.has_left = False
+    assert len(await store.read("run")) == 20
+
+
+class _LeavingServer(MemoryCache):
+    """One that cannot be reached any more as soon as it has added something."""
+
+    leaves_after_adding = has_left = False
+
+    async def get(self, key: str, default: Any = None, raw: bool = False) -> Any:
+        if self.has_left:
+            raise CacheUnavailableError("away")
+        return await super().get(key, default, raw)
+
+    async def _load(self, key: str) -> bytes | None:
+        if self.has_left:
+            raise CacheUnavailableError("away")
+        return await super()._load(key)
+
+    async def _add(self, key: str, data: bytes, ttl: float | None) -> bool:
+        added = await super()._add(key, data, ttl)
+        self.has_left = self.leaves_after_adding
+        return added
 
 
 # --- a cache that forgets, or is away ---

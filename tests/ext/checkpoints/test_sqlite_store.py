@@ -6,7 +6,7 @@ import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -295,6 +295,39 @@ async def test_messages_are_stored_once_for_all_runs(store: SQLiteCheckpointStor
     await store.delete("run-2")
     for table in ("runs", "entries", "objects", "uses"):
         assert _rows(store.path, f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+async def test_what_only_removed_entries_needed_is_removed(store: SQLiteCheckpointStore) -> None:
+    """With entries that are removed their messages go, unless later entries or other runs need them."""
+    claim, other = await _begin(store), await _begin(store, "other")
+    shared, others = Message("shared"), Message("others")
+    for number in range(3):
+        await store.append(claim, [NewEntry("finished", "a", number, data=[shared, others, Message(f"own {number}")])])
+    await store.append(other, [NewEntry("finished", "a", data=others)])
+    await store.append(claim, [NewEntry("finished", "a", 4, data=shared)])
+    await store.prune(claim, before=3)
+    texts = "SELECT json_extract(data, '$.text') FROM objects ORDER BY 1"
+    assert _rows(store.path, texts) == [("others",), ("own 2",), ("shared",)]
+    await store.prune(claim, before=4)
+    assert _rows(store.path, texts) == [("others",), ("shared",)]
+    assert _rows(store.path, "SELECT count(*) FROM uses") == [(2,)]
+
+
+async def test_writers_wait_for_each_other(store: SQLiteCheckpointStore) -> None:
+    """Two objects that write again and again at the same time get their turns, and no error."""
+    claim = await _begin(store)
+
+    async with SQLiteCheckpointStore(store.path) as other, SQLiteCheckpointStore(store.path) as patient:
+
+        async def write(number: int, tell: Callable[[int], Awaitable[Any]]) -> None:
+            for visit in range(150):
+                await tell(number * 1000 + visit)
+
+        await asyncio.gather(
+            write(1, lambda visit: patient.append(claim, [NewEntry("finished", "a", visit)])),
+            write(2, lambda visit: other.tell("run", ("note", "a", visit, 1, None))),
+        )
+        assert [entry.sequence for entry in await other.read("run")] == list(range(1, 301))
 
 
 async def test_a_conversation_grows_by_what_is_new(store: SQLiteCheckpointStore) -> None:
