@@ -122,7 +122,6 @@ def changes_since(
     ending = [one for one in endings.values() if not one.visit.over]
     data: SnapshotData = {
         "full": known is NOTHING,
-        "over": False,
         "jumps": {one.name: _jump_record(one.jump, one.delete) for one in ending if one.jump is not None},
         "counts": {
             "settled": execution.execution_index + sum(one.jump is None for one in ending),

@@ -81,7 +81,7 @@ class SnapshotRecorder(RunRecorder):
         begun.cache, begun.raw = values_of(stored)
         written = Written(cache=digests_of(stored), plans=len(begun.plans))
         with _explained("the beginning of the task"):
-            await self._append(NewEntry(SNAPSHOT, data=begun.data()), written)
+            await self._append(NewEntry(SNAPSHOT, data=begun.data()), written, status=run.task.status.value)
 
     def restore(self, run: "TaskRun") -> None:
         """See `RunRecorder.restore`."""
@@ -147,16 +147,18 @@ class SnapshotRecorder(RunRecorder):
             if ending is not None:
                 self._endings[ending.name] = ending
             known = self._written if self._written.size_since < self._written.size_of_full else NOTHING
-            data, written = changes_since(known, run, self._endings, self._written_once)
-            # After the nodes: whatever counts as finished has put into the cache what it had to.
-            stored = await stored_in(run.cache, self._excluded)
+            while True:
+                data, written = changes_since(known, run, self._endings, self._written_once)
+                # After the nodes: whatever counts as finished has put into the cache what it had to.
+                stored = await stored_in(run.cache, self._excluded)
+                if written.plans == len(run.state.execution.execution_history) + 1:
+                    break  # else the run was repeated from a node meanwhile, which may have begun to work again
         for key in () if ending is None else ending.delete:
             stored.pop(key, None)
         digests = digests_of(stored)
         changed = {key: content for key, content in stored.items() if known.cache.get(key) != digests[key]}
         data["cache"], data["raw"] = values_of(changed)
         data["deleted"] = [key for key in known.cache if key not in digests]
-        data["over"] = ending is None
         if data["full"]:
             assert self._given is not None
             data["task"], data["messages"] = self._given.task, self._given.messages
@@ -165,10 +167,10 @@ class SnapshotRecorder(RunRecorder):
             entry = entry._replace(node=ending.name, visit=ending.visit.number, attempt=ending.visit.attempt)
         await self._append(entry, written._replace(cache=digests))
 
-    async def _append(self, entry: NewEntry, written: Written) -> None:
+    async def _append(self, entry: NewEntry, written: Written, status: str | None = None) -> None:
         self._written = NOTHING  # until it is certain
         size = len(Packed.of(entry.data).data)
-        (recorded,) = await self._store.append(self._claim, [entry])
+        (recorded,) = await self._store.append(self._claim, [entry], status=status)
         is_full: bool = entry.data["full"]
         if is_full:
             self._written = written._replace(size_of_full=size)

@@ -16,6 +16,7 @@ from miniagents.ext.task_graph.fingerprints import changes_between, fingerprint_
 from miniagents.ext.task_graph.recorder import SnapshotRecorder
 from miniagents.ext.task_graph.snapshots import read_snapshot
 from miniagents.ext.task_graph.state import RunState
+from miniagents.ext.task_graph.tasks import TaskStatus
 
 if TYPE_CHECKING:
     from miniagents.ext.checkpoints import Claim
@@ -46,7 +47,9 @@ async def recorded(agent: "Agent", task: "Task") -> AsyncIterator[RunState]:
     """
     store, run_id = _store_of(agent), str(task.id)
     async with _closed_if_own(agent, store):
-        await store.create(run_id, workflow=agent.alias, fingerprint=fingerprint_of(agent.nodes))
+        await store.create(
+            run_id, workflow=agent.alias, fingerprint=fingerprint_of(agent.nodes), status=task.status.value
+        )
         async with _claimed(store, run_id) as claim:
             state = RunState(task, _recorder(agent, store, claim))
             async with _ending_told(store, claim, state):
@@ -71,7 +74,8 @@ async def taken_up(agent: "Agent", snapshot: "str | os.PathLike[str] | UUID") ->
     """
     store, run_id, number = _place_of(agent, snapshot)
     async with _closed_if_own(agent, store):
-        changes = changes_between((await store.info(run_id)).fingerprint, fingerprint_of(agent.nodes))
+        info = await store.info(run_id)
+        changes = changes_between(info.fingerprint, fingerprint_of(agent.nodes))
         if changes:
             raise GraphChangedError(
                 f"the task {run_id} cannot be taken up, since its graph has changed: {'; '.join(changes)}. Take it up "
@@ -79,7 +83,7 @@ async def taken_up(agent: "Agent", snapshot: "str | os.PathLike[str] | UUID") ->
             )
         async with _claimed(store, run_id) as claim:
             restored = await read_snapshot(store, run_id, number)
-            if restored.is_over:
+            if info.status in (TaskStatus.FAILED, TaskStatus.PARTIAL):
                 restored.try_again()
             state = RunState(restored.task, _recorder(agent, store, claim, restored))
             state.messages = restored.messages

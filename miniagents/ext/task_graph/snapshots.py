@@ -79,11 +79,10 @@ class Counts(TypedDict):
 
 
 class SnapshotData(TypedDict):
-    """What a snapshot holds. All but the first four attributes is what has changed, unless the snapshot is a full one.
+    """What a snapshot holds. All but the first three attributes is what has changed, unless the snapshot is a full one.
 
     Attributes:
         full: Whether it holds everything.
-        over: Whether the run has ended, so that only what has failed is left to be tried again.
         jumps: What was decided and not carried out, by the nodes that have decided.
         counts: How often what has happened.
         nodes: How far nodes have come, by their names.
@@ -98,7 +97,6 @@ class SnapshotData(TypedDict):
     """
 
     full: bool
-    over: bool
     jumps: dict[str, JumpRecord]
     counts: Counts
     nodes: dict[str, NodeRecord]
@@ -128,7 +126,6 @@ class RunSnapshot:
         raw: Bytes in the cache that are no values.
         plans: The plans, the present one last.
         counts: How often what has happened.
-        is_over: Whether the run had ended.
         entries: The numbers of all snapshots of the run, and whether each is a full one.
     """
 
@@ -141,7 +138,6 @@ class RunSnapshot:
         self.raw: dict[str, bytes] = {}
         self.plans: list[list[list[str]]] = []
         self.counts: Counts = {"settled": 0, "begun": 0}
-        self.is_over = False
         self.entries: list[tuple[int, bool]] = []
 
     def take(self, data: SnapshotData) -> None:
@@ -157,13 +153,11 @@ class RunSnapshot:
         self.jumps = data["jumps"]
         self.plans += data["plans"]
         self.counts = data["counts"]
-        self.is_over = data["over"]
 
     def data(self) -> SnapshotData:
         """Gives all of it, as a full snapshot."""
         return {
             "full": True,
-            "over": self.is_over,
             "jumps": self.jumps,
             "counts": self.counts,
             "nodes": self.nodes,
@@ -178,14 +172,13 @@ class RunSnapshot:
         }
 
     def try_again(self) -> None:
-        """Has a run that had ended with failures begin again where these were: what was skipped for them, too."""
+        """Has what had failed be tried again, and with it what was skipped for that."""
         for record in self.nodes.values():
             if record["state"] == "failed" or "failed_node" in record:
                 record["state"] = "pending"
                 for key in ("failures", "result", "reason", "failed_node"):
                     record.pop(key, None)  # type: ignore[misc]
                 self.counts["settled"] -= 1
-        self.is_over = False
 
 
 async def read_snapshot(store: CheckpointStore, task_id: str, number: int | None) -> RunSnapshot:

@@ -1,23 +1,25 @@
 """A process that starts others, which work at the graph of `killed_graph` and are killed: what `test_kill` starts.
 
-It imports everything once and forks before any event loop has begun, so that a child is at work within milliseconds.
-As arguments it gets a folder, the address of a Redis server (empty: a cache in memory), and what to do:
+It runs the graph itself, undisturbed; then it forks, so that a child is at work within milliseconds. As arguments it
+gets a folder, the address of a Redis server (empty: a cache in memory), and what to do:
 
-* `undisturbed`: to run the graph to its end.
-* `moments`: the same as often as there are moments at which to be killed: before a snapshot is written, when it is
-  durable, and when what follows from it has been carried out; then to take the run up in another process.
+* `moments`: as many runs as there are moments at which to be killed: before a snapshot is written, when it is durable,
+  and when what follows from it has been carried out. Each of them is killed at one, and taken up by another process.
 * `random SEED COUNT`: so many runs, each of which is killed a few times, whenever that happens to be.
 
 It prints a line of JSON for each run: how it ended, and which nodes were started again although they had finished.
 """
 
 import asyncio
+import gc
 import json
 import os
 import random
 import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +54,10 @@ class Moments:
 
 
 class WatchedStore(FileCheckpointStore):
-    """A store in which there are moments before and after something is written. A kill loses nothing of the kernel's."""
+    """A store in which there are moments before and after something is written."""
 
     def __init__(self, folder: Path, moments: Moments) -> None:
-        super().__init__(folder, durable=False)
+        super().__init__(folder, durable=False)  # what a process has written outlives it in any case
         self._moments = moments
 
     async def append(self, claim: Claim, entries: Any, *, status: str | None = None) -> list[Entry]:
@@ -130,13 +132,13 @@ async def work(run: Run, moments: Moments) -> None:
 async def outcome_of(agent: Agent, task: Task, cache: Cache) -> dict[str, Any]:
     """All that is known of a run at its end, but for when and in which order it happened."""
     values = await cache.get_all()
-    namespace = cache.namespace
+    namespace, state = cache.namespace, agent.execution_state
     known = {
         "status": task.status.value,
         "error": task.error,
         "results": dict(sorted(agent.node_results.items())),
-        "iterations": agent.execution_state.total_iterations,
-        "plans": sorted(sorted(plan.nodes) for plan in agent.execution_state.execution_history),
+        "iterations": state.total_iterations,
+        "plans": sorted(sorted(plan.nodes) for plan in [*state.execution_history, state.current_plan]),
         "cache": {namespace.key_of(key): value for key, value in sorted(values.items()) if not key.endswith(":task")},
     }
     return {"outcome": json.loads(encode(known))}
@@ -152,6 +154,8 @@ def fork(run: Run, last_moment: int = 0) -> int:
         os.environ[STARTS] = str(run.starts)
         asyncio.run(work(run, Moments(last_moment)))
         status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -227,22 +231,36 @@ def runs(folder: Path, redis: str) -> Iterator[Run]:
         yield made
 
 
+def grow_up(run: Run) -> dict[str, Any]:
+    """Runs the graph undisturbed in this process, which has everything at hand then that children need.
+
+    Returns:
+        How that has ended.
+    """
+    os.environ[STARTS] = str(run.starts)
+    asyncio.run(work(run, Moments(0)))
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread():
+            thread.join()  # a fork has none of them
+    gc.freeze()  # so that children need not copy what they only look at
+    undisturbed: dict[str, Any] = json.loads(run.outcome.read_text())
+    return undisturbed
+
+
 def main(folder: str, redis: str, what: str, *arguments: str) -> None:
     every = runs(Path(folder), redis)
-    undisturbed = next(live(iter([life(next(every), iter(()))])))
+    undisturbed = grow_up(next(every))
     print(json.dumps(undisturbed), flush=True)
     if what == "moments":
-        moments = range(1, undisturbed["moments"] + 1)
+        moments = range(1, undisturbed["moments"])  # at the last one everything is over
         lives = (life(next(every), iter([moment])) for moment in moments)
-    elif what == "random":
+    else:
         seed, count = map(int, arguments)
         chance = random.Random(seed)
         began = time.monotonic()
         next(live(iter([life(next(every), iter(()))])))
         typical = time.monotonic() - began
         lives = (life(next(every), iter([chance.uniform(0, typical) for _ in range(5)])) for _ in range(count))
-    else:
-        lives = iter(())
     for result in live(lives):
         print(json.dumps(result), flush=True)
 
