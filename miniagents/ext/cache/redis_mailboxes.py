@@ -273,7 +273,7 @@ class _Reader(Line):
 
     def empty_hand(self) -> None:
         """Tells the server that the message has arrived. The reply is read before the next use."""
-        self._say(packed(b"LTRIM", self.hand, b"0", b"0"))
+        self._say(packed(b"LTRIM", self.hand, b"0", b"-2"))
         self._owed = True
 
     def forget_hand(self) -> None:

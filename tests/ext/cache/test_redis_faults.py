@@ -179,6 +179,20 @@ async def test_a_connection_that_is_lost_again_and_again_is_given_up(cache: Redi
         assert proxy.lost < 20  # with pauses in between
 
 
+async def test_a_server_that_was_emptied_repeats_nothing(
+    cache: RedisCache, proxy: TcpProxy, server: RedisServer
+) -> None:
+    """Somebody removes all keys, those of readers too: what is published afterwards arrives once."""
+    assert await cache.get_message("full") == "first"
+    with server.client() as client:
+        client.flushall()
+    await cache.publish_to_mailbox("box", "message")
+    assert await cache.get_message("box") == "message"
+    assert await cache.mailbox_length("box") == 0
+    proxy.cut()
+    assert await cache.get_message("box", timeout=0) is None
+
+
 async def test_a_dead_connection_is_not_waited_for_until_the_end(proxy: TcpProxy) -> None:
     """A connection on which nothing arrives any more is given up while there is time for another one."""
     async with RedisCache(port=proxy.port, timeout=0.8) as cache:
