@@ -341,7 +341,7 @@ class GraphRun:
                 node=node_run.node.name,
                 visit=visit.number,
                 attempt=visit.attempt,
-                seconds=self.now() - visit.began,
+                seconds=self._loop.time() - self._began - visit.began,
             )
         elif not node_run.dependents and not visit.is_final:
             for promise in visit.replied:
@@ -689,12 +689,14 @@ class GraphRun:
         if not node_run.after:
             return self.ctx.message_promises
         replies: list[MessageSequencePromise] = []
-        for dependency in self._named(node_run.after):
+        nodes = self.nodes
+        for name in node_run.after:
+            dependency = nodes[name]
             visit = dependency.last
             if visit is None or dependency.state is SKIPPED:  # that it was visited earlier does not count
                 continue
             assert visit.replies is not None
-            replies.append(MessageSequencePromise.on_messages(visit.messages) if visit.has_events else visit.replies)
+            replies.append(visit.replies if visit.is_plain else MessageSequencePromise.on_messages(visit.messages))
         return replies[0] if len(replies) == 1 else inputs_of(replies)
 
     def outcome(self, visit: Visit) -> "Jump | Awaitable[Jump | None] | None":

@@ -47,14 +47,15 @@ class Visit:
         replies: What the agent replies in that attempt.
         follower: Who reads that, as long as more of it is to come.
         over: Whether nothing of it counts any more.
+        is_plain: Whether all that was replied is what others are sent.
         new_nodes: What is to be added to the graph when the visit has ended well.
         value: Whatever the agent wants the run to know, in the vocabularies that are built on graphs.
     """
 
     __slots__ = (
         "_admissible", "_allocation", "_inside", "_is_limited", "_limits", "_line", "_pause", "_promises", "_started",
-        "_work",
-        "attempt", "began", "follower", "new_nodes", "node_run", "number", "over", "policy", "replies", "run", "value",
+        "_work", "attempt", "began", "follower", "is_plain", "new_nodes", "node_run", "number", "over", "policy",
+        "replies", "run", "value",
     )  # fmt: skip
 
     def __init__(self, run: "GraphRun", node_run: "NodeRun") -> None:
@@ -67,6 +68,7 @@ class Visit:
         self.replies: MessageSequencePromise | None = None
         self.follower: Follower | None = None
         self.over = False
+        self.is_plain = True
         self.new_nodes: list[Node] | None = None
         self.value: Any = None
         self._promises: Sequence[MessagePromise] = ()  # what was replied, when all of it has begun
@@ -114,10 +116,10 @@ class Visit:
     def begin(self) -> None:
         """Begins: the agent is called as soon as condition, places and resources allow it."""
         leaving = self.node_run.leaving
-        if leaving is None or leaving._over:
-            self._begin_attempt()
-        else:
+        if leaving is not None and not leaving._over:
             self._when_over(leaving, self._begin_attempt)
+        else:
+            self._begin_attempt()
 
     def _begin_attempt(self) -> None:
         if self._admissible:
@@ -235,6 +237,7 @@ class Visit:
             return
         self.follower = None
         self._promises = follower.read_so_far
+        self.is_plain = not self.has_events
         unresolved = self.unresolved()
         if unresolved:
             self._do(_all_of(unresolved), self._attempt_succeeded)
@@ -273,7 +276,7 @@ class Visit:
     def _attempt_succeeded(self, _: object) -> None:
         if self._is_limited:
             self._stop_timers()
-        if self._inside or self._allocation is not None:
+        if self._limits or self._allocation is not None:
             self._give_back(self._take_out())
         try:
             outcome = self.run.outcome(self)
