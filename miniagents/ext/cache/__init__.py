@@ -3,7 +3,8 @@
 * `interface`: `Cache`, what all of them can do; `namespaces`: how keys are made
 * `memory`: `MemoryCache`, made of `entries`, `mailboxes` and `deadlines`
 * `redis_cache`: `RedisCache`; `redis_address` and `redis_connection`: how the server is reached; `redis_lines`: how
-  operations share connections and insist on answers; `redis_mailboxes`: how messages arrive once; `redis_scripts`
+  operations share connections and insist on answers; `redis_mailboxes` and `redis_reader`: how messages arrive once;
+  `redis_scripts`: what the server is told
 * `errors`: what goes wrong
 * `cached`: agents that answer equal calls with the recorded reply; `call_key`: which calls are equal; `records` and
   `recording`: what is kept; `flight` and `lease`: who does the work, in one process and among several

@@ -13,7 +13,18 @@ from miniagents.ext.cache.namespaces import Namespace
 from miniagents.ext.cache.redis_address import read_url, server_at
 from miniagents.ext.cache.redis_lines import Lines
 from miniagents.ext.cache.redis_mailboxes import Mailboxes
-from miniagents.ext.cache.redis_scripts import ADD, INCREMENT, PUSH, REPLACE, Script, packed
+from miniagents.ext.cache.redis_scripts import (
+    ADD,
+    INCREMENT,
+    PUSH,
+    REPLACE,
+    Script,
+    key_bytes,
+    key_of,
+    milliseconds,
+    packed,
+    pattern_of,
+)
 
 __all__ = ["RedisCache"]
 
@@ -21,7 +32,6 @@ T = TypeVar("T")
 
 _BATCH = 500
 """How many keys one command deals with, so that none keeps the server busy for long."""
-_LONGEST_MS = 10**15  # Redis adds the time of day, and has 64 bits for the sum
 
 
 class RedisCache(Cache):
@@ -132,26 +142,26 @@ class RedisCache(Cache):
 
     async def _load(self, key: str) -> bytes | None:
         try:
-            data: bytes | None = await self._ask(packed(b"GET", _encoded(key)))
+            data: bytes | None = await self._ask(packed(b"GET", key_bytes(key)))
         except ResponseError as error:
             raise _wrong_type(key) from error
         return data
 
     async def _load_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        replies = await self._ask_all([packed(b"MGET", *map(_encoded, batch)) for batch in _batches(keys)])
+        replies = await self._ask_all([packed(b"MGET", *map(key_bytes, batch)) for batch in _batches(keys)])
         return [data for reply in replies for data in reply]
 
     async def _store(self, values: Mapping[str, bytes], ttl: float | None) -> None:
-        items = [(_encoded(key), data) for key, data in values.items()]
+        items = [(key_bytes(key), data) for key, data in values.items()]
         if ttl is not None:
-            await self._ask_all([packed(b"SET", key, data, b"PX", _ms(ttl)) for key, data in items])
+            await self._ask_all([packed(b"SET", key, data, b"PX", milliseconds(ttl)) for key, data in items])
         elif len(items) == 1:
             await self._ask(packed(b"SET", *items[0]))
         else:
             await self._ask_all([packed(b"MSET", *[w for item in batch for w in item]) for batch in _batches(items)])
 
     async def _remove(self, keys: Sequence[str]) -> int:
-        return sum(await self._ask_all([packed(b"UNLINK", *map(_encoded, batch)) for batch in _batches(keys)]))
+        return sum(await self._ask_all([packed(b"UNLINK", *map(key_bytes, batch)) for batch in _batches(keys)]))
 
     async def _add(self, key: str, data: bytes, ttl: float | None) -> bool:
         return bool(await self._once(ADD, key, data, *_maybe_ms(ttl)) == b"1")
@@ -174,7 +184,7 @@ class RedisCache(Cache):
             raise TypeError(f"the value of the key {key!r} is no integer, so that nothing is added to it") from error
 
     async def _scan(self, namespace: Namespace) -> AsyncIterator[list[str]]:
-        pattern = _encoded(f"{_literally(namespace.head)}*{_literally(namespace.tail)}")
+        pattern = pattern_of(namespace)
         lines = (await self._here()).lines
         loop = asyncio.get_running_loop()
         cursor = b"0"
@@ -190,7 +200,7 @@ class RedisCache(Cache):
 
             while True:
                 keys = await lines.insist(step, loop.time() + self._server.timeout)
-                yield [key for key in map(_decoded, keys) if key is not None and namespace.has(key)]
+                yield [key for key in map(key_of, keys) if key is not None and namespace.has(key)]
                 if cursor == b"0":
                     return
 
@@ -200,14 +210,14 @@ class RedisCache(Cache):
         await self._once(PUSH, mailbox, data, *_maybe_ms(ttl))
 
     async def _pop(self, mailbox: str, timeout: float | None) -> bytes | None:
-        return await (await self._here()).mailboxes.take(_encoded(mailbox), timeout)
+        return await (await self._here()).mailboxes.take(key_bytes(mailbox), timeout)
 
     async def _peek(self, mailbox: str) -> bytes | None:
-        data: bytes | None = await self._ask(packed(b"LINDEX", _encoded(mailbox), b"0"))
+        data: bytes | None = await self._ask(packed(b"LINDEX", key_bytes(mailbox), b"0"))
         return data
 
     async def _length(self, mailbox: str) -> int:
-        return int(await self._ask(packed(b"LLEN", _encoded(mailbox))))
+        return int(await self._ask(packed(b"LLEN", key_bytes(mailbox))))
 
     # --- asking the server ---
 
@@ -218,7 +228,7 @@ class RedisCache(Cache):
         return await (await self._here()).lines.run(lambda line: line.ask_all(commands))
 
     async def _once(self, script: Script, key: str, *arguments: bytes) -> Any:
-        whole_key = _encoded(key)
+        whole_key = key_bytes(key)
         return await (await self._here()).lines.run(lambda line: line.run_once(script, whole_key, arguments))
 
     async def _here(self) -> "_End":
@@ -264,28 +274,8 @@ def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
 
 
-def _encoded(key: str) -> bytes:
-    return key.encode("utf-8", "surrogatepass")
-
-
-def _decoded(key: bytes) -> str | None:
-    try:
-        return key.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:  # none of ours
-        return None
-
-
-def _literally(text: str) -> str:
-    """What stands for a text in a pattern of Redis."""
-    return re.sub(r"([\\*?\[\]])", r"\\\1", text)
-
-
-def _ms(ttl: float) -> bytes:
-    return b"%d" % min(max(1, round(ttl * 1000)), _LONGEST_MS)
-
-
 def _maybe_ms(ttl: float | None) -> list[bytes]:
-    return [] if ttl is None else [_ms(ttl)]
+    return [] if ttl is None else [milliseconds(ttl)]
 
 
 def _wrong_type(key: str) -> TypeError:

@@ -13,15 +13,13 @@ from contextlib import suppress
 from typing import Any
 
 from miniagents.ext.cache.errors import CacheUnavailableError
-from miniagents.ext.cache.namespaces import RESERVED
-from miniagents.ext.cache.redis_connection import FAILURES, Line, Server, may_pass
+from miniagents.ext.cache.redis_connection import FAILURES, may_pass
 from miniagents.ext.cache.redis_lines import Debt, Lines, Places, pause_after
+from miniagents.ext.cache.redis_reader import Reader
 from miniagents.ext.cache.redis_scripts import SETTLE, packed
 
 __all__ = ["Mailboxes"]
 
-_HAND_KEPT = 3600.0
-"""For how many seconds the server keeps a hand; a reader whose process has died leaves it behind."""
 _CLEAN_UP = 2.0
 """For how many seconds at most a cancelled reader tries to give back what it has taken."""
 
@@ -40,8 +38,8 @@ class Mailboxes:
         self._lines = lines
         self._clean_up = min(_CLEAN_UP, lines.server.timeout / 2)
         self.closed = False
-        self._idle: list[_Reader] = []
-        self._waiting: dict[_Reader, asyncio.Future[None]] = {}
+        self._idle: list[Reader] = []
+        self._waiting: dict[Reader, asyncio.Future[None]] = {}
         self._looks = Places(lines.server, lines.size)  # only those who wait need a connection each
         self._nudges: set[asyncio.Task[None]] = set()
 
@@ -123,12 +121,12 @@ class Mailboxes:
             del self._waiting[reader]
             left.set_result(None)
 
-    async def _open_reader(self, deadline: float) -> "_Reader":
+    async def _open_reader(self, deadline: float) -> Reader:
         while self._idle:
             reader = self._idle.pop()
             if await reader.is_ready():
                 return reader
-        reader = _Reader(self._lines.server)
+        reader = Reader(self._lines.server)
         try:
             await self._lines.insist(reader.open, deadline)
         except BaseException:
@@ -136,7 +134,7 @@ class Mailboxes:
             raise
         return reader
 
-    async def _moved(self, reader: "_Reader", mailbox: bytes, wait: float, deadline: float) -> bytes | None:
+    async def _moved(self, reader: Reader, mailbox: bytes, wait: float, deadline: float) -> bytes | None:
         try:
             message = await self._move(reader, mailbox, wait, deadline)
         except FAILURES as error:
@@ -155,7 +153,7 @@ class Mailboxes:
             raise self._lines.server.unavailable("refuses", failure)
         return await self._settled(reader, mailbox, deadline, failure)
 
-    async def _move(self, reader: "_Reader", mailbox: bytes, wait: float, deadline: float) -> bytes | None:
+    async def _move(self, reader: Reader, mailbox: bytes, wait: float, deadline: float) -> bytes | None:
         loop = asyncio.get_running_loop()
         nudge = loop.call_later(wait, self._nudge, reader) if wait else None
         try:
@@ -165,7 +163,7 @@ class Mailboxes:
             if nudge is not None:
                 nudge.cancel()
 
-    async def _settled(self, reader: "_Reader", mailbox: bytes, deadline: float, failure: Exception) -> bytes:
+    async def _settled(self, reader: Reader, mailbox: bytes, deadline: float, failure: Exception) -> bytes:
         """Gives what was moved before the connection was lost."""
         within = deadline - asyncio.get_running_loop().time()
         script, keys, arguments = self._settling(reader, mailbox, b"keep")
@@ -182,7 +180,7 @@ class Mailboxes:
             raise _InterruptedError from failure
         return moved
 
-    async def _give_back(self, reader: "_Reader", mailbox: bytes) -> None:
+    async def _give_back(self, reader: Reader, mailbox: bytes) -> None:
         debt = self._settling(reader, mailbox, b"return")
         try:
             await self._lines.run(lambda line: line.run(*debt), self._clean_up)
@@ -191,7 +189,7 @@ class Mailboxes:
             if not isinstance(error, CacheUnavailableError):
                 raise
 
-    def _settling(self, reader: "_Reader", mailbox: bytes, what: bytes) -> Debt:
+    def _settling(self, reader: Reader, mailbox: bytes, what: bytes) -> Debt:
         return SETTLE, [reader.hand, mailbox], [what, self._lines.server.kept_ms]
 
     def _drop_idle(self) -> None:
@@ -199,92 +197,26 @@ class Mailboxes:
         for reader in idle:
             reader.hang_up()
 
-    def _put_back(self, reader: "_Reader") -> None:
+    def _put_back(self, reader: Reader) -> None:
         if self.closed or len(self._idle) >= self._lines.size:
             reader.forget_hand()
             reader.hang_up()
         else:
             self._idle.append(reader)
 
-    def _nudge(self, reader: "_Reader") -> None:
+    def _nudge(self, reader: Reader) -> None:
         # The server looks ten times a second only for waits that are over, unless it is told of one.
         task = asyncio.get_running_loop().create_task(self._unblock(reader))
         self._nudges.add(task)
         task.add_done_callback(self._nudges.discard)
 
-    async def _unblock(self, reader: "_Reader") -> None:
+    async def _unblock(self, reader: Reader) -> None:
         with suppress(CacheUnavailableError):  # the server will notice by itself
             await self._lines.run(lambda line: line.ask(packed(b"CLIENT", b"UNBLOCK", reader.id)))
 
 
 class _InterruptedError(Exception):
     """The connection was lost before anything was moved."""
-
-
-class _Reader(Line):
-    """A connection that waits for messages.
-
-    Attributes:
-        hand: The key of what is being moved to this reader: an empty string, so that the list is there and has a time
-            to live, and at most one message behind it.
-        id: What the server calls the connection.
-    """
-
-    __slots__ = ("_expires", "_owed", "hand", "id")
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(server)
-        self.hand = f"{RESERVED}hand/".encode() + self.name
-        self.id = b""
-        self._owed = False
-        self._expires = 0.0
-
-    async def open(self) -> None:
-        """Connects, and makes the hand."""
-        kept = b"%d" % int(_HAND_KEPT * 1000)
-        made = [packed(b"RPUSH", self.hand, b""), packed(b"PEXPIRE", self.hand, kept), packed(b"CLIENT", b"ID")]
-        *_, number = await self.ask_all(made)
-        self.id = b"%d" % number
-        self._expires = asyncio.get_running_loop().time() + _HAND_KEPT / 2
-
-    async def is_ready(self) -> bool:
-        """Whether it can be used once more: its hand is known to be empty, and will be kept long enough."""
-        if asyncio.get_running_loop().time() > self._expires:
-            self.hang_up()
-            return False
-        if self._owed:
-            self._owed = False
-            try:
-                async with asyncio.timeout(self._server.timeout / 4):
-                    await self.connection.read_response()
-            except FAILURES:
-                self.hang_up()
-                return False
-        return True
-
-    async def move(self, mailbox: bytes, wait: float) -> bytes | None:
-        """Has a message moved into the hand; None where there is none for so many seconds, or the server was nudged."""
-        if wait:
-            command = packed(b"BLMOVE", mailbox, self.hand, b"LEFT", b"RIGHT", b"%.3f" % max(wait, 0.001))
-        else:
-            command = packed(b"LMOVE", mailbox, self.hand, b"LEFT", b"RIGHT")
-        message: bytes | None = await self.ask(command)
-        return message
-
-    def empty_hand(self) -> None:
-        """Tells the server that the message has arrived. The reply is read before the next use."""
-        self._say(packed(b"LTRIM", self.hand, b"0", b"-2"))
-        self._owed = True
-
-    def forget_hand(self) -> None:
-        """Tells the server that there will be no next use."""
-        self._say(packed(b"UNLINK", self.hand))
-
-    def _say(self, command: bytes) -> None:
-        # What redis-py offers is async; a cancellation in between would leave it open whether this has been said.
-        writer = self.connection._writer
-        if writer is not None:
-            writer.write(command)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

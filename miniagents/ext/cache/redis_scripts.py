@@ -1,4 +1,4 @@
-"""What is said to a Redis server: how a command is written, and the Lua that makes several steps one.
+"""What is said to a Redis server: how keys and commands are written, and the Lua that makes several steps one.
 
 A script that changes something may reach the server twice, when the reply to the first was lost. So each carries an
 operation id, the name of a line (see `redis_connection`) and how many-th operation of that line it is, and the server
@@ -6,11 +6,28 @@ keeps the result of the last one for a while: the second gets it and changes not
 one key per line is enough.
 """
 
+import re
 from collections.abc import Sequence
 from hashlib import sha1
 from typing import Final
 
-__all__ = ["ADD", "INCREMENT", "PUSH", "REPLACE", "SETTLE", "Script", "packed"]
+from miniagents.ext.cache.namespaces import Namespace
+
+__all__ = [
+    "ADD",
+    "INCREMENT",
+    "PUSH",
+    "REPLACE",
+    "SETTLE",
+    "Script",
+    "key_bytes",
+    "key_of",
+    "milliseconds",
+    "packed",
+    "pattern_of",
+]
+
+_LONGEST_MS = 10**15  # Redis adds the time of day, and has 64 bits for the sum
 
 
 def packed(*words: bytes) -> bytes:
@@ -23,6 +40,29 @@ def packed(*words: bytes) -> bytes:
         The bytes to send.
     """
     return b"".join([b"*%d\r\n" % len(words), *[b"$%d\r\n%b\r\n" % (len(word), word) for word in words]])
+
+
+def key_bytes(key: str) -> bytes:
+    """The bytes that a whole key is for the server."""
+    return key.encode("utf-8", "surrogatepass")
+
+
+def key_of(data: bytes) -> str | None:
+    """The whole key that is stored as these bytes; None where no key is."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None
+
+
+def pattern_of(namespace: Namespace) -> bytes:
+    """A pattern that all keys of a namespace match, and few others."""
+    return key_bytes("*".join(re.sub(r"([\\*?\[\]])", r"\\\1", end) for end in (namespace.head, namespace.tail)))
+
+
+def milliseconds(seconds: float) -> bytes:
+    """A time to live in words of the server."""
+    return b"%d" % min(max(1, round(seconds * 1000)), _LONGEST_MS)
 
 
 class Script:
