@@ -164,13 +164,9 @@ class _NodeWork:
     async def _reply_of(self, agent: MiniAgent, **arguments: Any) -> tuple[Message, ...]:
         """Calls an agent and passes on what it replies while it does; its errors are raised here, and only here."""
         replies = self._run.inquire_inside(agent, self._ctx.message_promises, **arguments)
-        try:
-            async for promise in replies:
-                self._ctx.reply(_without_error(promise))
-            return await replies
-        except asyncio.CancelledError:
-            replies.cancel()
-            raise
+        async for promise in replies:
+            self._ctx.reply(_without_error(promise))
+        return await replies
 
     async def _process(self, place: int, module: AgentModule) -> Any:
         generators, key = self._run.generators, (self._node.name, place)

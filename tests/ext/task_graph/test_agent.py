@@ -292,6 +292,7 @@ async def test_forks() -> None:
     assert (list(fork.nodes), list(agent.nodes)) == (["a", "b", "c", "d", "e"], ["a", "b", "c", "d", "f"])
     assert agent.node_results == {}  # a run of the fork is none of the agent
     assert (await run(fork)).status is TaskStatus.COMPLETE
+    assert fork.fork().node_results == {}
     limited = agent.fork(timeout=1)
     limited.add_node(node("slow", Does(seconds=60)))
     async with MiniAgents():

@@ -1,6 +1,7 @@
 """How a task ends: COMPLETE, PARTIAL, FAILED; stopped by a limit of time, or cancelled."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,9 +163,10 @@ async def test_timeout(with_success: bool) -> None:
 
     nodes = [node("slow", slow), node("after", after=["slow"]), *([node("fast")] if with_success else [])]
     agent = agent_of(*nodes)
-    timeline = Timeline()
-    task = await run(agent, timeout=5)
-    assert (timeline.elapsed, ended) == (7, ["slow"])  # when it returns, nothing goes on
+    async with nothing_left(), MiniAgents():
+        timeline = Timeline()
+        task = await agent.run_task(new_task(), timeout=5)
+        assert (timeline.elapsed, ended) == (7, ["slow"])  # when it returns, nothing goes on
     assert task.status is (TaskStatus.PARTIAL if with_success else TaskStatus.FAILED)
     assert task.error == "TimeoutError: TASK_GRAPH took longer than 5 s"
     assert statuses(agent)["slow"] == "error"
@@ -177,6 +179,7 @@ async def test_a_timeout_that_is_not_reached() -> None:
     """A run that is fast enough is not disturbed, and leaves no timer."""
     task = await run(agent_of(node("a", Does(seconds=4))), timeout=5)
     assert task.status is TaskStatus.COMPLETE
+    assert all(timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)  # type: ignore[attr-defined]
 
 
 async def test_timeout_while_a_node_waits_to_be_tried_again() -> None:
@@ -336,6 +339,16 @@ async def test_a_cache_that_cannot_be_reached() -> None:
     with pytest.raises(ConnectionError, match="the server is gone"):
         await run(agent_of(node("a"), cache=Gone()), task)
     assert (task.status, task.error) == (TaskStatus.FAILED, "ConnectionError: the server is gone")
+
+
+async def test_snapshots_that_cannot_be_written(tmp_path: Path) -> None:
+    """What keeps a run from beginning is raised, and the task has failed with it."""
+    (tmp_path / "file").write_text("no folder")
+    task = new_task()
+    with pytest.raises(Exception, match="file"):
+        await run(agent_of(node("a"), auto_snapshot=True, snapshot_dir=tmp_path / "file"), task)
+    assert task.status is TaskStatus.FAILED
+    assert "file" in (task.error or "")
 
 
 async def test_errors_that_are_no_messages() -> None:

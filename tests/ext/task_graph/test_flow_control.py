@@ -7,7 +7,7 @@ import pytest
 
 from miniagents import MiniAgents
 from miniagents.ext.cache import Cache, MemoryCache
-from miniagents.ext.graph import DecisionTaken, GraphFinished
+from miniagents.ext.graph import DecisionTaken, GraphFinished, GraphLimitError, NodeRetried
 from miniagents.ext.task_graph import (
     Agent,
     FlowControlConfig,
@@ -31,6 +31,7 @@ from tests.ext.task_graph.helpers import (
     runs,
     statuses,
     success,
+    told,
 )
 
 
@@ -82,8 +83,11 @@ async def test_the_first_decision_that_holds(params: dict[str, int], target: str
 async def test_decisions_are_told() -> None:
     """The progress says who has decided what, and why."""
     agent = agent_of(flow("f", ("x", "task.a == nil")), node("x", after=["f"]))
-    (taken,) = await events(agent, DecisionTaken)
+    async with MiniAgents():
+        messages = await agent.inquire("x", task=new_task())
+    (taken,) = events_of(messages, DecisionTaken)
     assert (taken.node, taken.targets, taken.why) == ("f", ("x",), "task.a == nil")
+    assert "f: x" not in told(messages)  # where to go is nothing that it says to others
 
 
 async def test_no_decision() -> None:
@@ -129,7 +133,9 @@ async def test_an_unknown_target() -> None:
     cache = MemoryCache()
     await cache.set("go", True)
     agent = agent_of(flow("f", decision), node("a"), node("b", after=["f"]), cache=cache)
-    task = await run(agent)
+    async with MiniAgents():
+        messages = await agent.inquire("x", task=(task := new_task()))
+    assert events_of(messages, NodeRetried) == []
     assert task.error == (
         "f: UnknownNodeError: the decision of f names 'nowhere', which is no node of this graph; there are: a, b, f"
     )
@@ -319,10 +325,18 @@ async def test_max_total_iterations() -> None:
     task = await run(agent)
     assert runs(agent)["a"] == 5
     assert agent.execution_state.total_iterations == 10
-    assert "GraphLimitError: TASK_GRAPH has started 10 nodes, which is its limit" in (task.error or "")
+    assert (task.error or "").startswith("GraphLimitError: TASK_GRAPH has started 10 nodes, which is its limit")
     assert task.status is TaskStatus.PARTIAL
     assert statuses(agent)["slow"] == "error"
     assert statuses(agent)["after"] == "skipped"
+
+
+async def test_max_total_iterations_of_an_inquiry() -> None:
+    """The limit is what the inquiry fails with, also where no node was at work when it was reached."""
+    agent = agent_of(node("a", max_visits=99), flow("f", "a", after=["a"], max_visits=99), max_total_iterations=10)
+    async with MiniAgents():
+        with pytest.raises(GraphLimitError, match="has started 10 nodes"):
+            await agent.inquire("x")
 
 
 async def test_the_default_of_max_total_iterations() -> None:

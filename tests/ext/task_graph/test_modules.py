@@ -13,6 +13,7 @@ from miniagents.ext.task_graph import (
     Agent,
     AgentModule,
     FlowControlModule,
+    FlowDecision,
     Middleware,
     ModuleConfig,
     ModuleType,
@@ -52,21 +53,13 @@ class Counts(AgentModule):
 
 
 def looping(module: AgentModule, times: int, cleanup: bool = False, **options: Any) -> Agent:
-    """An agent whose module is visited some times."""
+    """An agent whose module is visited some times; the options are those of the node that decides."""
 
     async def goes_on(cache: Cache, task: Any) -> bool:
         return await cache.increment("rounds") < times
 
-    return agent_of(
-        node("work", module, **options),
-        flow("again", after=["work"], default=None) if times == 1 else _flow(goes_on, cleanup),
-    )
-
-
-def _flow(condition: Any, cleanup: bool) -> Node:
-    from miniagents.ext.task_graph import FlowDecision
-
-    return flow("again", FlowDecision(next_node="work", condition=condition, cleanup_on_jump=cleanup), after=["work"])
+    decision = FlowDecision(next_node="work", condition=goes_on, cleanup_on_jump=cleanup)
+    return agent_of(node("work", module), flow("again", decision, after=["work"], **options))
 
 
 # --- classes ---
@@ -336,8 +329,6 @@ async def test_cleanup_closes_what_runs_again_only() -> None:
         assert (upstream.closed, downstream.closed) == (0, await cache.increment("rounds") - 1)
         return downstream.closed < 2
 
-    from miniagents.ext.task_graph import FlowDecision
-
     decision = FlowDecision(next_node="b", condition=goes_on, cleanup_on_jump=True)
     agent = agent_of(node("a", upstream), node("b", downstream, after=["a"]), flow("f", decision, after=["b"]))
     await run(agent)
@@ -401,16 +392,24 @@ async def test_a_generator_that_takes_too_long() -> None:
     assert ended == ["CancelledError", "GeneratorExit"]
 
 
-async def test_a_generator_whose_cleanup_fails() -> None:
-    """All are closed, and the error is one of the node: at the end of the run, and at a jump one of the decision."""
+class Stubborn(AgentModule):
+    """A generator whose clean-up fails."""
 
-    class Stubborn(AgentModule):
-        async def process(self, cache: Any, semaphore: Any) -> AsyncIterator[dict[str, Any]]:
-            try:
-                yield success(1)
-            finally:
-                raise OSError("the file is gone")
+    async def process(self, cache: Any, semaphore: Any) -> AsyncIterator[dict[str, Any]]:
+        try:
+            yield success(1)
+        finally:
+            raise OSError("the file is gone")
 
+
+async def test_a_cleanup_that_fails_at_a_jump() -> None:
+    """It is a failure of the node that has decided."""
+    task = await run(looping(Stubborn(), times=2, cleanup=True, retry_on_failure=False))
+    assert task.error == "again: OSError: the file is gone"
+
+
+async def test_a_cleanup_that_fails_in_the_end() -> None:
+    """It is a failure of the node of the generator; all generators are closed all the same."""
     other = Counts()
     agent = agent_of(node("a", Stubborn()), node("b", other))
     task = await run(agent)
@@ -723,10 +722,13 @@ async def test_a_failure_does_not_wait_for_what_streams(fails: str) -> None:
 async def test_an_agent_whose_failure_is_tolerated(parallel: bool) -> None:
     """An agent that fails where another module succeeds in its place has said what it has said, and is no failure."""
 
+    async def stream(_: Any) -> AsyncIterator[str]:
+        yield "half"
+        raise OSError("no other half")
+
     @miniagent
     async def broken(ctx: InteractionContext) -> None:
-        ctx.reply("half")
-        raise OSError("no other half")
+        ctx.reply(Message.promise(stream))
 
     config = ModuleConfig(stop_on_success=True)
     agent = agent_of(node("n", broken, Does(work="whole", seconds=1), config=config, parallel=parallel))

@@ -1,6 +1,7 @@
 """Tasks: their fields, and the ways of their status."""
 
 import threading
+import time
 from itertools import product
 from uuid import UUID
 
@@ -71,6 +72,26 @@ def test_the_shortcuts() -> None:
     assert [task_in(status).is_over for status in TaskStatus] == [False, False, True, True, True]
 
 
+def test_a_status_in_words() -> None:
+    """A status can be given as a text, and is one of `TaskStatus`; anything else is refused."""
+    task = task_in("executing")
+    task.status = "complete"  # type: ignore[assignment]
+    assert task.status is TaskStatus.COMPLETE
+    task = task_in("executing")
+    task.update_status("partial")  # type: ignore[arg-type]
+    assert task.status is TaskStatus.PARTIAL
+    with pytest.raises(ValueError, match="nonsense"):
+        task_in("executing").update_status("nonsense")  # type: ignore[arg-type]
+
+
+class Slow(Task):
+    """A task with time between the look at its status and the change."""
+
+    def _check(self, status: TaskStatus) -> None:
+        super()._check(status)
+        time.sleep(0.01)
+
+
 def settled_by_threads(task: Task, number: int) -> list[int | None]:
     """Lets threads settle a task at the same moment; None for one that was refused."""
     begin = threading.Barrier(number)
@@ -94,8 +115,8 @@ def settled_by_threads(task: Task, number: int) -> list[int | None]:
 
 def test_one_of_many_threads_gets_a_transition() -> None:
     """Of threads that want the same transition at the same moment one gets it, and the others are told."""
-    for _ in range(20):
-        task = task_in("executing")
+    for kind in (Task, Slow):
+        task = kind(type="t", objective="o", status=TaskStatus.EXECUTING)
         outcomes = settled_by_threads(task, 8)
         assert len(outcomes) == 8
         assert [result for result in outcomes if result is not None] == [task.result]
