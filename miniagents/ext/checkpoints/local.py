@@ -87,7 +87,6 @@ def _do(job: _Job) -> None:
         error = raised
     with suppress(RuntimeError):  # the loop has been closed, so nobody waits there any more
         job.loop.call_soon_threadsafe(_settle, job.future, result, error)
-    error = None  # its traceback has this frame, and with it the job
 
 
 def _settle(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:

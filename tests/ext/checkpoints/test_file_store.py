@@ -25,6 +25,8 @@ from miniagents.ext.checkpoints import (
     StoreLockedError,
     StoreVersionError,
 )
+from miniagents.ext.checkpoints.file_journal import Extent, Journal
+from miniagents.ext.checkpoints.file_writing import writing
 from tests.ext.checkpoints.disks import little_room, open_to_all
 from tests.ext.checkpoints.processes import running
 
@@ -215,6 +217,26 @@ async def test_what_is_recorded_is_looked_up_where_somebody_was_killed(store: Fi
             _leave_unclean(store.folder / "run")
             with pytest.raises(CheckpointStoreError, match="finished already"):
                 await other.append(second, [NewEntry("finished", "a")])
+
+
+async def test_reading_what_is_removed_at_that_moment(
+    store: FileCheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If entries are removed between looking which are there and reading them, those that are left are read."""
+    claim = await _begin(store)
+    for number in range(4):
+        await store.append(claim, [NewEntry("state", "a", data=Message(f"{number}"))])
+    whole, look, moments = await store.read("run"), Journal.extent, iter([True])
+
+    def look_and_remove(journal: Journal) -> Extent:
+        extent = look(journal)
+        if next(moments, False):
+            with writing(journal, 1.0, durable=False) as writer:
+                writer.prune(2)
+        return extent
+
+    monkeypatch.setattr(Journal, "extent", look_and_remove)
+    assert await store.read("run") == whole[2:]
 
 
 # --- what is damaged ---

@@ -368,6 +368,17 @@ async def test_what_people_can_see(store: SQLiteCheckpointStore) -> None:
 # --- the object ---
 
 
+async def test_nothing_is_kept_of_who_has_waited(store: SQLiteCheckpointStore) -> None:
+    """When nobody waits any more nobody is known as waiting, and nobody looks."""
+    claim = await _begin(store)
+    waiter = asyncio.ensure_future(store.wait("run", 0))
+    assert await store.wait("run", 0, timeout=0.01) is False
+    await store.append(claim, [NewEntry("started", "a")])
+    assert await waiter is True
+    assert store._place._listeners == {}
+    assert store._watches == {}
+
+
 async def test_it_can_be_used_again_after_it_was_closed(store: SQLiteCheckpointStore) -> None:
     """Closing gives back what it holds; another use opens it anew."""
     claim = await _begin(store)
