@@ -352,7 +352,7 @@ class Cache(ABC):
 
     # --- its life ---
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027  (there is nothing that has to be given back)
         """Gives back what the cache holds: connections, readers that wait. A second call changes nothing."""
 
     async def __aenter__(self: CacheT) -> CacheT:
@@ -437,7 +437,7 @@ class Scope(Generic[CacheT]):
     async def __aexit__(self, *_: object) -> None:
         # Not by a token: a generator may be left in another context than it was entered in.
         outer, self._outer = self._outer, None
-        self._cache._namespace.set(cast(Namespace, outer))
+        self._cache._namespace.set(cast("Namespace", outer))
 
     def __await__(self) -> Generator[Any, Any, Any]:
         raise TypeError("a namespace is entered, not awaited: `async with cache.with_prefix(...):`")
