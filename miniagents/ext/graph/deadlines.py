@@ -1,7 +1,8 @@
 """Limits of time for very many things at once, nearly all of which end long before."""
 
 from asyncio import AbstractEventLoop, TimerHandle
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import Context
 from typing import Generic, TypeVar
 
@@ -19,40 +20,36 @@ class Deadlines(Generic[T]):
     Args:
         loop: The event loop.
         context: The context variables to be told in.
-        when_late: Is told of each that is late.
+        when_late: Is told of those that are late.
     """
 
     def __init__(self, loop: AbstractEventLoop, context: Context, when_late: Callable[[list[T]], None]) -> None:
         self._loop = loop
         self._context = context
         self._when_late = when_late
-        self._lines: dict[float, dict[T, float]] = {}  # by the length: when each is late, in this order
+        self._lines: dict[float, deque[tuple[float, dict[T, None]]]] = {}  # by their length, the first one first
         self._timers: dict[float, TimerHandle] = {}
 
-    def begin(self, one: T, seconds: float) -> None:
-        """Begins a limit.
+    def begin(self, these: Iterable[T], seconds: float) -> dict[T, None]:
+        """Begins limits.
 
         Args:
-            one: For what.
-            seconds: How long it may take from now on.
+            these: For what.
+            seconds: How long they may take from now on.
+
+        Returns:
+            All of them. Whatever is taken out of it has ended in time.
         """
         line = self._lines.get(seconds)
         if line is None:
-            line = self._lines[seconds] = {}
-        line[one] = self._loop.time() + seconds
+            line = self._lines[seconds] = deque()
+        while line and not line[0][1]:
+            line.popleft()
+        begun = dict.fromkeys(these)
+        line.append((self._loop.time() + seconds, begun))
         if seconds not in self._timers:
-            self._watch(seconds, line[one])
-
-    def end(self, one: T, seconds: float) -> None:
-        """Ends a limit; nothing happens if it is over.
-
-        Args:
-            one: For what.
-            seconds: Its length.
-        """
-        line = self._lines.get(seconds)
-        if line is not None:
-            line.pop(one, None)
+            self._watch(seconds, line[0][0])
+        return begun
 
     def stop(self) -> None:
         """Ends all of them."""
@@ -68,12 +65,13 @@ class Deadlines(Generic[T]):
         del self._timers[seconds]
         line, now = self._lines[seconds], self._loop.time()
         late: list[T] = []
-        for one, time in line.items():
-            if time > now:
+        while line:
+            time, begun = line[0]
+            if begun and time > now:
                 self._watch(seconds, time)
                 break
-            late.append(one)
-        for one in late:
-            del line[one]
+            late.extend(begun)
+            begun.clear()
+            line.popleft()
         if late:
             self._when_late(late)

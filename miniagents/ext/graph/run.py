@@ -84,6 +84,7 @@ def current_run() -> "GraphRun":
     return visit.run
 
 
+_NOT_YET: dict[Visit, None] = {}
 _OTHERS_TO_NAME = 5
 _SETTLED = frozenset({FINISHED, FAILED, SKIPPED, IDLE})
 
@@ -127,7 +128,8 @@ class GraphRun:
         self._settling: deque[NodeRun] = deque()
         self._own_cache: Cache | None = None
         self.context = copy_context()
-        self.deadlines: Deadlines[Visit] = Deadlines(self._loop, self.context, self._late)
+        self._called: list[Visit] = []
+        self._deadlines: Deadlines[Visit] = Deadlines(self._loop, self.context, self._late)
         self._end: asyncio.Future[None] = self._loop.create_future()
 
     @property
@@ -208,7 +210,7 @@ class GraphRun:
             if timer is not None:
                 timer.cancel()
             self._stop_all()
-            self.deadlines.stop()
+            self._deadlines.stop()
         self.finished()
 
     def _timed_out(self) -> None:
@@ -834,6 +836,23 @@ class GraphRun:
         if len(self._woken) == 1:
             self.soon(self._follow_woken)
 
+    def limit_time_of(self, visit: Visit) -> None:
+        """Lets the limit of time of an attempt begin, at the end of the step in which its agent was called."""
+        self._called.append(visit)
+        visit.deadline = _NOT_YET
+
+    def _begin_limits(self) -> None:
+        called, self._called = self._called, []
+        by_length: dict[float, list[Visit]] = {}
+        for visit in called:
+            if visit.deadline is not None:
+                assert visit.policy.timeout is not None
+                by_length.setdefault(visit.policy.timeout, []).append(visit)
+        for seconds, visits in by_length.items():
+            begun = self._deadlines.begin(visits, seconds)
+            for visit in visits:
+                visit.deadline = begun
+
     def _late(self, visits: list[Visit]) -> None:
         def time_out() -> None:
             for visit in visits:
@@ -876,6 +895,8 @@ class GraphRun:
         try:
             step(*args)
             self._drain()
+            if self._called:
+                self._begin_limits()
         except BaseException as error:  # else the run would wait for ever for what was lost
             self.crash(error)
 

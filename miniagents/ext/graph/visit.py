@@ -46,6 +46,7 @@ class Visit:
         began: When it began, in seconds since the start of the run.
         replies: What the agent replies in that attempt.
         follower: Who reads that, as long as more of it is to come.
+        deadline: All whose limit of time has begun with that of the attempt; there as long as it runs.
         over: Whether nothing of it counts any more.
         is_plain: Whether all that was replied is what others are sent.
         new_nodes: What is to be added to the graph when the visit has ended well.
@@ -53,9 +54,9 @@ class Visit:
     """
 
     __slots__ = (
-        "_admissible", "_allocation", "_inside", "_is_limited", "_limits", "_line", "_pause", "_promises", "_started",
-        "_work", "attempt", "began", "follower", "is_plain", "new_nodes", "node_run", "number", "over", "policy",
-        "replies", "run", "value",
+        "_admissible", "_allocation", "_inside", "_limits", "_line", "_pause", "_promises", "_started",
+        "_work", "attempt", "began", "deadline", "follower", "is_plain", "new_nodes", "node_run", "number", "over",
+        "policy", "replies", "run", "value",
     )  # fmt: skip
 
     def __init__(self, run: "GraphRun", node_run: "NodeRun") -> None:
@@ -67,6 +68,7 @@ class Visit:
         self.began = run._loop.time() - run._began
         self.replies: MessageSequencePromise | None = None
         self.follower: Follower | None = None
+        self.deadline: dict[Visit, None] | None = None
         self.over = False
         self.is_plain = True
         self.new_nodes: list[Node] | None = None
@@ -78,7 +80,6 @@ class Visit:
         self._inside = 0  # how many of the limits it has a place in
         self._line: ConcurrencyLimit | None = None  # where it waits for a place
         self._allocation: Allocation | None = None
-        self._is_limited = False  # whether the limit of time runs
         self._pause: TimerHandle | None = None  # before the next attempt
         self._work: Promise[Any] | None = None  # what has to be awaited before it goes on
 
@@ -213,8 +214,7 @@ class Visit:
             self._attempt_failed(error)
             return
         if policy.timeout is not None:
-            run.deadlines.begin(self, policy.timeout)
-            self._is_limited = True
+            run.limit_time_of(self)
         self.follower = follower = Follower(replies, self)
         if not follower.waits_from_the_start():
             self.follow(follower)
@@ -267,14 +267,14 @@ class Visit:
 
     def time_out(self) -> None:
         """Is told that the attempt has taken too long."""
-        if not self._is_limited:
+        if self.deadline is None:
             return  # it was stopped by what came of another one that was late, too
-        self._is_limited = False
+        self.deadline = None
         name, seconds = self.node_run.node.name, self.policy.timeout
         self._attempt_failed(TimeoutError(f"{name} took longer than {seconds:g} s (attempt {self.attempt})"))
 
     def _attempt_succeeded(self, _: object) -> None:
-        if self._is_limited:
+        if self.deadline is not None:
             self._stop_timers()
         if self._limits or self._allocation is not None:
             self._give_back(self._take_out())
@@ -425,10 +425,9 @@ class Visit:
                 limit.leave()
 
     def _stop_timers(self) -> None:
-        if self._is_limited:
-            self._is_limited = False
-            assert self.policy.timeout is not None
-            self.run.deadlines.end(self, self.policy.timeout)
+        if self.deadline is not None:
+            self.deadline.pop(self, None)
+            self.deadline = None
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None

@@ -24,9 +24,8 @@ async def test_each_is_late_at_its_time() -> None:
     timeline = Timeline()
     deadlines = deadlines_with(timeline)
     for second in range(3):
-        deadlines.begin(f"a{second}", 5)
-        deadlines.begin(f"b{second}", 5)
-        deadlines.begin(f"c{second}", 2.5)
+        deadlines.begin([f"a{second}", f"b{second}"], 5)
+        deadlines.begin([f"c{second}"], 2.5)
         await asyncio.sleep(1)
     await asyncio.sleep(100)
     assert timeline.entries == [
@@ -36,25 +35,24 @@ async def test_each_is_late_at_its_time() -> None:
 
 
 async def test_what_has_ended_is_not_late() -> None:
-    """One that ends in time is not told of, also if it was the first in its line; ending it again does nothing."""
+    """One that ends in time is not told of, also if it was the first in its line."""
     timeline = Timeline()
     deadlines = deadlines_with(timeline)
-    deadlines.begin("a", 5)
+    first = deadlines.begin("ab", 5)
     await asyncio.sleep(1)
-    deadlines.begin("b", 5)
-    deadlines.end("a", 5)
-    deadlines.end("a", 5)
-    deadlines.end("never begun", 7)
+    second = deadlines.begin("cd", 5)
+    await asyncio.sleep(1)
+    third = deadlines.begin("ef", 5)
+    del first["a"], second["c"], second["d"], third["f"]
     await asyncio.sleep(100)
-    assert timeline.entries == [(6, "b")]
+    assert timeline.entries == [(5, "b"), (7, "e")]
 
 
 async def test_a_line_can_be_used_again() -> None:
     """When all of a length have ended or were late the next one is watched like the first."""
     timeline = Timeline()
     deadlines = deadlines_with(timeline)
-    deadlines.begin("a", 5)
-    deadlines.end("a", 5)
+    deadlines.begin("a", 5).clear()
     await asyncio.sleep(20)
     deadlines.begin("b", 5)
     await asyncio.sleep(20)
@@ -84,8 +82,11 @@ def test_they_are_as_good_as_timers(limits: list[tuple[int, int, int]]) -> None:
         deadlines = deadlines_with(timeline)
         loop = asyncio.get_running_loop()
         for number, (begins, seconds, lasts) in enumerate(limits):
-            loop.call_later(begins, deadlines.begin, number, seconds)
-            loop.call_later(begins + lasts + 0.5, deadlines.end, number, seconds)
+
+            def begin(number: int = number, seconds: int = seconds, lasts: int = lasts) -> None:
+                loop.call_later(lasts + 0.5, deadlines.begin([number], seconds).clear)
+
+            loop.call_later(begins, begin)
         await asyncio.sleep(20)
         assert sorted(timeline.entries) == sorted(
             (begins + seconds, number)
