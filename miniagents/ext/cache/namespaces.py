@@ -86,7 +86,8 @@ class Namespace(NamedTuple):
 
     def key_of(self, whole_key: str) -> str:
         """Gives the key, as a user knows it, of a whole key that belongs to this namespace."""
-        return unquote(whole_key[len(self.head) : len(whole_key) - len(self.tail)], errors="surrogatepass")
+        key = whole_key[len(self.head) : len(whole_key) - len(self.tail)]
+        return unquote(key, errors="surrogatepass") if "%" in key else key
 
     def has(self, whole_key: str) -> bool:
         """Whether a whole key belongs to this namespace."""

@@ -18,7 +18,9 @@ from miniagents.ext.task_graph.errors import (
     ModuleError,
     NodesFailedError,
     NonRetryableException,
+    RestoredError,
     SnapshotError,
+    TaskTakenOverError,
     TaskTransitionError,
 )
 from miniagents.ext.task_graph.flow import FlowControlConfig, FlowControlModule, FlowDecision
@@ -51,10 +53,12 @@ __all__ = [
     "NodeConfig",
     "NodesFailedError",
     "NonRetryableException",
+    "RestoredError",
     "SnapshotControl",
     "SnapshotError",
     "Task",
     "TaskStatus",
+    "TaskTakenOverError",
     "TaskTransitionError",
     "UnknownNodeError",
 ]

@@ -43,9 +43,9 @@ Endings = Mapping[str, Ending]
 class Mark(NamedTuple):
     """By what it can be seen whether a node has to be written anew; see `NodeRecord`."""
 
-    state: NodeState = NodeState.PENDING
-    visits: int = 0
-    last: "Visit | None" = None
+    state: NodeState
+    visits: int
+    last: "Visit | None"
     failures: int = 0
     reason: str | None = None
     failed_node: NodeRun | None = None
@@ -72,33 +72,39 @@ class Written(NamedTuple):
 
 
 NOTHING = Written()
-_UNTOUCHED = Mark()
 
 
-def marks_of(run: "TaskRun", endings: Endings, written_once: Collection[str]) -> dict[str, Mark]:
-    """Looks at all nodes.
+def marks_of(
+    run: "TaskRun", endings: Endings, written_once: Collection[str], known: Mapping[str, Mark]
+) -> dict[str, Mark]:
+    """Looks at all nodes, and only at a glance at those to which nothing can have happened.
 
     Args:
         run: The run.
         endings: What is about to be carried out.
         written_once: The nodes that want their end written once, and have that.
+        known: The marks that they had.
 
     Returns:
         The marks of those that are not as at the beginning, by their names.
     """
-    failures = run.state.failures
     marks: dict[str, Mark] = {}
     for name, one in run.nodes.items():
-        is_written = name in written_once
-        if _ends(one, endings):
-            mark = Mark(NodeState.FINISHED, one.visits, one.visit, is_written=is_written)
-        else:
-            visits = one.visits - (one.state is NodeState.RUNNING)
-            failed = failures.get(name, 0)
-            mark = Mark(one.state, visits, one.last, failed, one.reason, one.failed_node, one.passed_over, is_written)
-        if mark != _UNTOUCHED:
-            marks[name] = mark
+        if one.state is NodeState.PENDING and not one.visits:
+            continue
+        mark = known.get(name)
+        if mark is None or one.state is not NodeState.FINISHED or one.last is not mark.last:
+            mark = _mark_of(run, name, one, endings, name in written_once)
+        marks[name] = mark
     return marks
+
+
+def _mark_of(run: "TaskRun", name: str, one: NodeRun, endings: Endings, is_written: bool) -> Mark:
+    if _ends(one, endings):
+        return Mark(NodeState.FINISHED, one.visits, one.visit, is_written=is_written)
+    visits = one.visits - (one.state is NodeState.RUNNING)
+    failures = run.state.failures.get(name, 0)
+    return Mark(one.state, visits, one.last, failures, one.reason, one.failed_node, one.passed_over, is_written)
 
 
 def changes_since(
@@ -115,7 +121,7 @@ def changes_since(
     Returns:
         What is to be written, and what will have been written then.
     """
-    marks = marks_of(run, endings, written_once)
+    marks = marks_of(run, endings, written_once, known.nodes)
     execution = run.state.execution
     plans = [*execution.execution_history, execution.current_plan]
     at_work = [one.visit for one in run.nodes.values() if one.visit is not None and not _ends(one, endings)]
@@ -155,7 +161,7 @@ def _jump_record(jump: "Jump", delete: Sequence[str]) -> JumpRecord:
 def _record(run: "TaskRun", name: str, mark: Mark, endings: Endings) -> NodeRecord:
     node_run = run.nodes[name]
     record: NodeRecord = {"state": mark.state.value, "visits": mark.visits}
-    if name in run.state.node_results:
+    if mark.state in (NodeState.FINISHED, NodeState.FAILED):
         record["result"] = run.state.node_results[name]
     if mark.last is not None:
         record["messages"] = list(mark.last.messages)

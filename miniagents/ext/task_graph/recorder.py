@@ -89,7 +89,7 @@ class SnapshotRecorder(RunRecorder):
         if found is not None:
             self._written_once = {name for name, record in found.nodes.items() if record.get("is_written")}
             restore_nodes(run, found)
-            self._written = self._written._replace(nodes=marks_of(run, {}, self._written_once))
+            self._written = self._written._replace(nodes=marks_of(run, {}, self._written_once, {}))
             carry_out_jumps(run, found)
 
     def before_release(
@@ -98,9 +98,9 @@ class SnapshotRecorder(RunRecorder):
         """See `RunRecorder.before_release`."""
         ending = Ending(visit, jump, delete)
         control = run.task_nodes[ending.name].snapshot
-        if control is SnapshotControl.ALWAYS:
+        if control == SnapshotControl.ALWAYS:
             return self._write_ending(run, ending)
-        if control is SnapshotControl.ONCE and ending.name not in self._written_once:
+        if control == SnapshotControl.ONCE and ending.name not in self._written_once:
             return self._write_ending(run, ending)
         if delete or self._looking.locked():
             return self._end_unwritten(run, ending)
@@ -121,7 +121,7 @@ class SnapshotRecorder(RunRecorder):
         name = ending.name
         try:
             async with self._writing:
-                if run.task_nodes[name].snapshot is SnapshotControl.ONCE:
+                if run.task_nodes[name].snapshot == SnapshotControl.ONCE:
                     self._written_once.add(name)
                 with _explained(f"the end of {name!r}"):
                     await self._write(run, ending)

@@ -29,7 +29,7 @@ class NodeRecord(TypedDict, total=False):
         state: The value of a `NodeState`.
         visits: How many visits have begun; without the one that was at work, as it begins anew.
         failures: How often it has failed since it last succeeded.
-        result: What stands in `node_results`.
+        result: What stands in `node_results`, if it has finished or failed.
         messages: What it has replied in its last visit that ended well.
         reason: Why it was skipped.
         failed_node: Of a skipped node the one whose failure it was skipped for.
