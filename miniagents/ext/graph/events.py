@@ -240,8 +240,6 @@ def spoken_in(node: str, promise: MessagePromise) -> MessagePromise:
     Returns:
         The message with `node`: the names of the nodes from the outermost one on, with slashes between them.
     """
-    if type(promise) is MessagePromise:
-        return SpokenPromise(promise, node)
     if type(promise) is EventPromise:
         fields = promise._metadata or {}
         inner = fields.get("node")

@@ -26,6 +26,7 @@ from miniagents.ext.graph.events import (
     NodeFinished,
     NodeRetried,
     NodeSkipped,
+    SpokenPromise,
     is_event,
     spoken_in,
 )
@@ -125,6 +126,7 @@ class GraphRun:
         self._began_at = time.time()
         self._woken: list[Follower] = []
         self._to_be_added: dict[str, tuple[Visit, list[Node]]] = {}  # when these visits have ended well
+        self._is_settling = False
         self._settling: deque[NodeRun] = deque()
         self._own_cache: Cache | None = None
         self.context = copy_context()
@@ -398,12 +400,14 @@ class GraphRun:
 
     def _settle(self, node_run: NodeRun) -> None:
         """Tells of a node that has settled; what follows from that is told after it, so that calls are never nested."""
-        settling = self._settling
-        settling.append(node_run)
-        if len(settling) == 1:
-            while settling:
-                self.settled(settling[0])
-                settling.popleft()
+        if self._is_settling:
+            self._settling.append(node_run)
+            return
+        self._is_settling = True
+        self.settled(node_run)
+        while self._settling:
+            self.settled(self._settling.popleft())
+        self._is_settling = False
 
     def _skip(self, node_run: NodeRun, reason: str, failed_node: NodeRun | None = None) -> None:
         node_run.state = SKIPPED
@@ -771,7 +775,8 @@ class GraphRun:
     def forward(self, visit: Visit, promise: MessagePromise) -> None:
         """Passes on what an agent has replied, while it does."""
         if self.progress:
-            self.reply(spoken_in(visit.node_run.node.name, promise))
+            name = visit.node_run.node.name
+            self.reply(SpokenPromise(promise, name) if type(promise) is MessagePromise else spoken_in(name, promise))
         elif not visit.node_run.dependents and visit.is_final:
             self._reply_result(promise)
 

@@ -186,9 +186,10 @@ class Visit:
         )
 
     def _admitted(self, _: object) -> None:
-        if not self._started and not self.attempt and not self.run.may_start(self):
+        run = self.run
+        if not self._started and not self.attempt and not run.may_start(self):
             return
-        before = self.run.before_attempt(self)
+        before = run.before_attempt(self)
         if before is None:
             self._call(None)
         else:
@@ -227,8 +228,9 @@ class Visit:
         """
         if follower is not self.follower:
             return
+        found = follower.read()
         forward = self.run.forward
-        for promise in follower.read():
+        for promise in found:
             forward(self, promise)
         if follower.error is not None:
             self._attempt_failed(follower.error)
@@ -246,7 +248,7 @@ class Visit:
 
     def unresolved(self) -> list[MessagePromise]:
         """Which messages are still to be waited for, when all have begun."""
-        if self.has_events and result_in(self._promises) is not None:
+        if not self.is_plain and result_in(self._promises) is not None:
             return []  # the graph has waited for what counts
         return [one for one in self._promises if one._value is NO_VALUE and type(one) is not EventPromise]
 
