@@ -486,27 +486,46 @@ async def test_stop_on_success_without_success(parallel: bool) -> None:
     assert "before that failed OSError: first" in caught.value.__notes__
 
 
-async def test_stop_on_success_side_by_side() -> None:
-    """The first to succeed wins; the others are cancelled with all that they have started."""
-    ended: list[str] = []
+class Helped:
+    """Work that calls an agent which takes a minute, and some time to clean up."""
 
-    @miniagent
-    async def helper(ctx: InteractionContext) -> None:
+    def __init__(self) -> None:
+        self.ended = False
+        self.agent = miniagent(self._help, alias="HELPER")
+
+    async def _help(self, ctx: InteractionContext) -> None:
         try:
             await asyncio.sleep(60)
         finally:
-            ended.append("helper")
+            await asyncio.sleep(2)
+            self.ended = True
 
-    async def slow(_: Any) -> Any:
-        return await helper.inquire()
+    async def __call__(self, _: Any) -> Any:
+        return await self.agent.inquire()
 
+
+async def test_stop_on_success_side_by_side() -> None:
+    """The first to succeed wins; the others are cancelled with all that they have started, and have cleaned up."""
+    helped = Helped()
     config = ModuleConfig(stop_on_success=True)
-    modules = [slow, Does(work=OSError("no")), Does(work="fast", seconds=1), Does(work="late", seconds=2)]
-    agent = agent_of(node("n", *modules, config=config, parallel=True))
+    modules = [helped, Does(work=OSError("no")), Does(work="fast", seconds=1), Does(work="late", seconds=2)]
+    agent = agent_of(
+        node("n", *modules, config=config, parallel=True), node("after", lambda _: helped.ended, after=["n"])
+    )
     timeline = Timeline()
     await run(agent)
     assert agent.node_results["n"]["results"] == [success("fast")]
-    assert (timeline.elapsed, ended) == (1, ["helper"])
+    assert (timeline.elapsed, results(agent)["after"]) == (3, True)
+
+
+async def test_what_a_tolerated_failure_leaves() -> None:
+    """A module that has failed is cancelled with all that it has started before the next one takes its place."""
+    helped = Helped()
+    slow = Does(work=helped, config=ModuleConfig(timeout=1))
+    agent = agent_of(node("n", slow, lambda _: helped.ended, config=ModuleConfig(stop_on_success=True)))
+    timeline = Timeline()
+    await run(agent)
+    assert (timeline.elapsed, results(agent)) == (3, {"n": True})
 
 
 async def test_what_a_winner_has_started_goes_on() -> None:
