@@ -7,7 +7,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from miniagents.agents import MiniAgent, miniagent
+from miniagents.agents import MiniAgent
 from miniagents.ext.graph.events import is_event, result_of
 from miniagents.ext.graph.visit import Visit
 from miniagents.ext.labelled import LabelledPromise
@@ -48,7 +48,7 @@ def agent_of(node: Node, subgraph: "TaskGraph | None") -> MiniAgent:
             if not visit.fail_at_once(ctx, error):
                 raise
 
-    return miniagent(work, alias=node.name)
+    return MiniAgent(work, alias=node.name)  # `miniagent` would look for what is known here
 
 
 class _NodeWork:
