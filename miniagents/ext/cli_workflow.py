@@ -183,9 +183,8 @@ async def _answer(run_id: str, question_id: str | None, text: str | None, path: 
         if chosen is None:
             listed = ", ".join(one.id for one in questions) or "none"
             raise LookupError(f"no such question waits for an answer; there are: {listed}")
-        if text is None:
-            text = typer.prompt(chosen.prompt)
-        await store.tell(run_id, answer_entry(chosen.id, text))
+        given: str = typer.prompt(chosen.prompt) if text is None else text
+        await store.tell(run_id, answer_entry(chosen.id, given))
         info = await store.info(run_id)
     if info.claimed_by is None:
         typer.echo("The answer is recorded; it counts as soon as the run is resumed.", err=True)
