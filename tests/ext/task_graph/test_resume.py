@@ -234,11 +234,17 @@ async def test_a_task_that_was_taken_over(tmp_path: Path) -> None:
     async def lose(_: Any) -> None:
         (tmp_path / str(task.id) / "claim.json").unlink()
 
-    agent = recording_agent(tmp_path, node("a", lose), node("b", after=["a"]), cache=cache)
+    nodes = [
+        node("a", lose, snapshot="always"),
+        node("b", after=["a"]),
+        node("c", lambda _: asyncio.sleep(1)),
+        node("d", after=["c"]),
+    ]
+    agent = recording_agent(tmp_path, *nodes, every=None, cache=cache)
     with pytest.raises(TaskTakenOverError, match="another process is at work at the task"):
         await run(agent, task)
     assert task.status is TaskStatus.FAILED
-    assert runs(agent) == {"a": 1, "b": 0}
+    assert runs(agent) == {"a": 1, "b": 0, "c": 1, "d": 0}
     assert (await cache["task"]).status is TaskStatus.EXECUTING
     assert await cache.mailbox_length("agent_output") == 0
 
@@ -304,19 +310,25 @@ async def test_a_branch_that_was_passed_over(tmp_path: Path) -> None:
 
 
 async def test_a_target_that_was_at_work(tmp_path: Path) -> None:
-    """Where a decision had led begins anew at once, whatever it depends on."""
+    """Where a decision had led begins the same visit anew at once, whatever it depends on."""
+
+    async def work(_: Any) -> int:
+        await asyncio.sleep(2)
+        visit = current_visit()
+        assert visit is not None
+        return visit.number
 
     def nodes() -> list[Node]:
         return [
             node("broken", ValueError("no"), max_retries=1),
             flow("decide", "target"),
-            node("target", lambda _: asyncio.sleep(2), after=["broken"]),
+            node("target", work, after=["broken"]),
             node("meanwhile", lambda _: asyncio.sleep(1)),
         ]
 
     first = recording_agent(tmp_path, *nodes())
     task = await run(first)
-    assert statuses(first)["target"] == "success"
+    assert results(first)["target"] == 1
     kill_at(after(tmp_path, task, "meanwhile"))
     again = recording_agent(tmp_path, *nodes())
     await take_up(again, tmp_path / str(task.id))
@@ -363,6 +375,19 @@ async def test_a_task_that_had_ended_with_failures(tmp_path: Path) -> None:
         assert runs(again) == expected
         assert set(statuses(again).values()) == {"success"}
         assert again.execution_state.execution_index == 4
+
+
+async def test_a_task_that_is_at_work_again(tmp_path: Path) -> None:
+    """It has not ended any more: if it is killed, what has failed by then is not tried once more."""
+    task = await run(recording_agent(tmp_path, *failing(ValueError("no"))))
+    async with FileCheckpointStore(tmp_path) as store:
+
+        async def look(cache: Cache) -> str:
+            return (await store.info(str(task.id))).status
+
+        again = recording_agent(tmp_path, *failing(ValueError("still no"))[:-1], node("end", look, after=["good"]))
+        await take_up(again, after(tmp_path, task, "good"))
+        assert results(again)["end"] == "executing"
 
 
 async def test_a_task_that_had_ended_in_time_out(tmp_path: Path) -> None:
@@ -492,7 +517,7 @@ async def test_agents_get_the_same_messages(tmp_path: Path) -> None:
 
     agent = recording_agent(tmp_path, *nodes())
     async with MiniAgents():
-        await agent.inquire("go on")
+        await agent.inquire(["go", "on"])
     assert heard == ["go on", "one two 7"]
     (folder,) = tmp_path.iterdir()
     for snapshot, expected in ((1, ["go on", "one two 7"]), (3, ["one two 7"])):

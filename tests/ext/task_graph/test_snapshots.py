@@ -3,7 +3,7 @@
 import asyncio
 import json
 import stat
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from miniagents import InteractionContext, MiniAgents, miniagent
 from miniagents.ext.cache import MemoryCache
+from miniagents.ext.cache.namespaces import Namespace
 from miniagents.ext.checkpoints import (
     CheckpointStoreError,
     Claim,
@@ -20,6 +21,7 @@ from miniagents.ext.checkpoints import (
     StoreFullError,
 )
 from miniagents.ext.checkpoints.entries import EntryLike
+from miniagents.ext.graph.run import current_visit
 from miniagents.ext.task_graph import AgentModule, FlowDecision, Node, SnapshotControl, TaskStatus
 from miniagents.testing import quiescence
 from tests.ext.checkpoints.disks import little_room
@@ -206,6 +208,69 @@ async def test_a_decision_is_written_with_what_it_deletes(tmp_path: Path) -> Non
             break
     else:
         pytest.fail("that it was deleted is written nowhere")
+
+
+class SlowToLook(MemoryCache):
+    """A cache that takes two seconds to say what is in it."""
+
+    async def _scan(self, namespace: Namespace) -> AsyncIterator[list[str]]:
+        await asyncio.sleep(2)
+        async for keys in super()._scan(namespace):
+            yield keys
+
+
+async def test_nothing_counts_as_finished_while_it_is_looked_where_the_run_stands(tmp_path: Path) -> None:
+    """What is in the cache is not the work of nodes that began later than the snapshot says."""
+    agent = recording_agent(
+        tmp_path,
+        node("a", snapshot="always"),
+        node("b", lambda _: asyncio.sleep(1)),
+        node("after b", lambda cache: cache.set("follows", True), after=["b"]),
+        every=None,
+        cache=SlowToLook(),
+    )
+    task = await run(agent)
+    _, of_a, of_end = map(data_of, snapshots(tmp_path, task))
+    assert "follows" not in of_a["cache"]
+    assert "follows" in of_end["cache"]
+
+
+async def test_a_run_that_is_repeated_while_it_is_looked_where_it_stands(tmp_path: Path) -> None:
+    """If a node that begins again has put something into the cache, the snapshot knows that it has begun."""
+
+    async def draft(cache: Any) -> None:
+        visit = current_visit()
+        assert visit is not None
+        await cache.set("draft", visit.number)
+
+    async def verify(_: Any) -> None:
+        await asyncio.sleep(1)
+        raise ValueError("no")
+
+    agent = recording_agent(
+        tmp_path,
+        node("a", snapshot="always"),
+        node("draft", draft),
+        node("verify", verify, after=["draft"], retry_from="draft", max_retries=2),
+        every=None,
+        cache=SlowToLook(),
+    )
+    task = await run(agent)
+    _, of_a, _ = map(data_of, snapshots(tmp_path, task))
+    assert of_a["cache"]["draft"] == 2
+    record = of_a["nodes"]["draft"]
+    assert (record["state"], record["visits"]) == ("running", 1)
+
+
+async def test_a_decision_that_is_not_written(tmp_path: Path) -> None:
+    """Its variables are deleted as well."""
+    cache = MemoryCache()
+    await cache.set("again", True)
+    jump = FlowDecision(next_node="work", condition="again == true", condition_variables=["again"])
+    agent = recording_agent(tmp_path, node("work"), flow("decide", jump, after=["work"]), every=None, cache=cache)
+    await run(agent)
+    assert runs(agent)["work"] == 2
+    assert not await cache.contains("again")
 
 
 # --- what cannot be written ---
