@@ -100,9 +100,9 @@ def _store(path: Path | None) -> "CheckpointStore":
 async def _run(agent: Any, path: Path | None, **arguments: Any) -> None:
     from uuid import uuid4
 
-    from miniagents.ext.console_user_agent import console_user_agent
     from miniagents.ext.graph.progress import Progress
     from miniagents.ext.workflow import Agent
+    from miniagents.ext.workflow.console import console_asker
 
     if not isinstance(agent, Agent):
         raise TypeError(f"{agent.alias} is no workflow; run it with `miniagents graph run`")
@@ -112,7 +112,7 @@ async def _run(agent: Any, path: Path | None, **arguments: Any) -> None:
     typer.echo(f"run {arguments['run_id']}", err=True)
     result: dict[str, Any] = {}
     progress = Progress(agent.alias, lambda: _resources(agent))
-    if agent.ask is console_user_agent:
+    if agent.ask is console_asker:
         agent.ask = _asks_beside(progress)
     async with agent.store, MiniAgents():
         await progress.show(agent.inquire(result=result, **arguments))
@@ -148,7 +148,7 @@ def _resources(agent: Any) -> list[str]:
 
 
 async def _show(run_id: str, path: Path | None) -> None:
-    from miniagents.ext.workflow.people import open_questions_of
+    from miniagents.ext.workflow.questions import open_questions_of
 
     async with _store(path) as store:
         info, entries = await store.info(run_id), await store.read(run_id)
@@ -174,8 +174,7 @@ async def _show(run_id: str, path: Path | None) -> None:
 
 
 async def _answer(run_id: str, question_id: str | None, text: str | None, path: Path | None) -> None:
-    from miniagents.ext.workflow.agent import answer_entry
-    from miniagents.ext.workflow.people import open_questions_of
+    from miniagents.ext.workflow.questions import answer_entry, open_questions_of
 
     async with _store(path) as store:
         questions = open_questions_of(await store.read(run_id))

@@ -1,10 +1,13 @@
 """Workflows: states that name each other, share state and resources, and can be taken up again; on the graph engine.
 
-* `agent`: `Agent`, the workflow; `states`, `dependencies`: what it consists of
-* `context`: what a state is given, and what all states share
-* `run`: how that runs on `miniagents.ext.graph`; `branches`: states side by side, and where they meet again
-* `journal`, `checkpoint`: what is recorded of a run; `people`: questions and their answers
-* `errors`: what goes wrong
+* `agent`: `Agent`, the workflow, made of `definition` (its states), `monitoring` (looking at it) and `control`
+* `states`, `dependencies`: what is said of states; `work`: what they are for the engine; `names`: what they return
+* `context`: what a state is given; `shared`: the state that all of them share; `typed`, `copies`: its values
+* `run`: how that runs on `miniagents.ext.graph`: `recorded_run`, `scheduled_run` and `run` build on each other
+* `branches`: states side by side, and where they meet again (`successors`); `waits`: states that wait for others
+* `journal`, `recording`: what is recorded of a run; `opening`, `replay`: taking it up again; `checkpoint`
+* `people`, `questions`, `console`: people in the loop; `saga`: undoing; `parts`: workflows in workflows
+* `events`: what a workflow replies; `errors`: what goes wrong
 """
 
 from miniagents.ext.graph.resources import (
@@ -15,7 +18,7 @@ from miniagents.ext.graph.resources import (
 )
 from miniagents.ext.workflow.agent import Agent
 from miniagents.ext.workflow.checkpoint import Checkpoint
-from miniagents.ext.workflow.context import Context, TypedContextData
+from miniagents.ext.workflow.context import Context
 from miniagents.ext.workflow.dependencies import DependencyConfig, DependencyLifecycle, DependencyType
 from miniagents.ext.workflow.errors import (
     DependencyError,
@@ -27,8 +30,10 @@ from miniagents.ext.workflow.errors import (
     WorkflowChangedError,
     WorkflowError,
 )
-from miniagents.ext.workflow.people import OpenQuestion
+from miniagents.ext.workflow.events import WorkflowFinished, WorkflowResult
+from miniagents.ext.workflow.questions import OpenQuestion
 from miniagents.ext.workflow.states import AgentStatus, RetryPolicy, StateMetadata, StateResult, StateStatus
+from miniagents.ext.workflow.typed import TypedContextData
 
 __all__ = [
     "Agent",
@@ -56,4 +61,6 @@ __all__ = [
     "WorkflowCancelledError",
     "WorkflowChangedError",
     "WorkflowError",
+    "WorkflowFinished",
+    "WorkflowResult",
 ]

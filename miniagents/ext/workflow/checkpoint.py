@@ -35,7 +35,6 @@ class Checkpoint:
     completed_states: tuple[str, ...]
     state: dict[str, Any]
     entries: tuple[Entry, ...]
-    initial: dict[str, Any] = field(default_factory=dict)
     timestamp: float = field(default_factory=time.time)
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,7 +53,6 @@ class Checkpoint:
             "completed_states": list(self.completed_states),
             "state": self.state,
             "entries": [list(entry) for entry in self.entries],
-            "initial": self.initial,
             "timestamp": self.timestamp,
         }
         return {"format": _FORMAT, "checkpoint": json.loads(encode(content))}
@@ -78,6 +76,5 @@ class Checkpoint:
             completed_states=tuple(content["completed_states"]),
             state=content["state"],
             entries=tuple(Entry(*entry) for entry in content["entries"]),
-            initial=content["initial"],
             timestamp=content["timestamp"],
         )

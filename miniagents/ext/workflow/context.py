@@ -1,124 +1,42 @@
-"""`Context`: what a state is given, and the state that all of them share."""
+"""`Context`: what a state is given."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel
-
 from miniagents.agents import MiniAgent
-from miniagents.ext.values import register
-from miniagents.ext.workflow.errors import StateConflictError, StateTypeError
+from miniagents.ext.labelled import LabelledPromise
+from miniagents.ext.values import is_immutable
+from miniagents.ext.workflow.copies import detached, is_same
+from miniagents.ext.workflow.errors import StateConflictError
+from miniagents.ext.workflow.shared import REMOVED, Writes
+from miniagents.ext.workflow.typed import check_fields, check_type, updated
 from miniagents.interaction import InteractionContext
+from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise, MessageType
-from promising.sentinels import NO_VALUE, Sentinel
+from promising.sentinels import NO_VALUE
+from promising.sequence import AT_END, NOTHING_YET, FlatReader
+from promising.waiters import park
 
 if TYPE_CHECKING:
+    from miniagents.ext.checkpoints import CheckpointStore
     from miniagents.ext.graph.visit import Visit
     from miniagents.ext.workflow.run import WorkflowRun
+    from miniagents.ext.workflow.state_run import VisitData
 
-__all__ = ["Context", "Reducer", "SharedState", "TypedContextData", "Writes"]
+__all__ = ["Context"]
 
 T = TypeVar("T")
-
-Reducer = Callable[[Any, Any], Any]
-"""Puts two values of one key together: what is there, and what comes."""
-
-REMOVED = Sentinel("REMOVED", "the key is removed")
-Writes = dict[str, Any]
-"""What a state has set, by key; `REMOVED` for what it has removed."""
-
-
-class TypedContextData:
-    """The base of dataclasses that are kept in a context.
-
-    Example:
-        ```python
-        @dataclass
-        class UserProfile(TypedContextData):
-            name: str
-            age: int
-        ```
-    """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        register(cls)
-
-
-class SharedState:
-    """The state that the states of a run share.
-
-    What a state sets is its own until it has completed: then the others see it, all of it at once. So an attempt that
-    fails leaves nothing behind, and what was recorded of a run is always the state between two of its steps.
-
-    Args:
-        values: What it begins with.
-        reducers: How to put together what states that run side by side set for one key.
-    """
-
-    def __init__(self, values: Mapping[str, Any], reducers: Mapping[str, Reducer]) -> None:
-        self.values = dict(values)
-        self._reducers = reducers
-        self._clock = 0
-        self._committed: dict[str, tuple[int, str]] = {}  # when each key was set last, and by which state
-        self._uncommitted: dict[str, str] = {}  # which state at work has set a key
-
-    def now(self) -> int:
-        """The number of commits so far."""
-        return self._clock
-
-    def note_write(self, key: str, state: str, began: int) -> None:
-        """Notes that a state at work sets a key.
-
-        Args:
-            key: The key.
-            state: The name of the state.
-            began: What `now()` was when it began.
-
-        Raises:
-            StateConflictError: Another state that runs, or has run, beside it has set the key, too.
-        """
-        if key in self._reducers:
-            return
-        other = self._uncommitted.get(key)
-        if other is None:
-            when, by = self._committed.get(key, (0, ""))
-            other = by if when > began else None
-        if other is not None and other != state:
-            raise StateConflictError(
-                f"{state} sets {key!r}, and {other}, which runs beside it, has set it, too; use two keys, or say how "
-                f"to put the values together: Agent(..., reducers={{{key!r}: function}})"
-            )
-        self._uncommitted[key] = state
-
-    def commit(self, state: str, writes: Writes) -> None:
-        """Lets everybody see what a state has set."""
-        self._clock += 1
-        for key, value in writes.items():
-            if value is REMOVED:
-                self.values.pop(key, None)
-            elif key in self._reducers and key in self.values:
-                self.values[key] = self._reducers[key](self.values[key], value)
-            else:
-                self.values[key] = value
-            self._committed[key] = (self._clock, state)
-        self.forget(state)
-
-    def forget(self, state: str) -> None:
-        """Forgets what a state has set and not committed."""
-        for key in [key for key, owner in self._uncommitted.items() if owner == state]:
-            del self._uncommitted[key]
 
 
 class Context:
     """What a state is given.
 
     Attributes:
+        run_id: The id of the run.
+        state_name: The name of the state.
         attempt: The number of this attempt, from 1; attempts that died with their process count.
         idempotency_key: The same for every attempt of this visit, in whichever process, and for nothing else: give it
             to services so that what a state does is done once.
-        run_id: The id of the run.
 
     Example:
         ```python
@@ -131,21 +49,24 @@ class Context:
     """
 
     def __init__(self, run: "WorkflowRun", visit: "Visit", call: InteractionContext) -> None:
+        data: VisitData = visit.value
         self._run = run
         self._visit = visit
         self._call = call
         self._shared = run.shared
-        self._began = visit.value.began
-        self.writes: Writes = {}
-        self.attempt = visit.value.attempts_before + visit.attempt
+        self._writer = data.writer
+        self._writes: Writes = {}
+        self._read: dict[str, tuple[Any, Any]] = {}  # copies that were given out, and what they were copied from
+        self._questions = 0
         self.run_id = run.run_id
+        self.state_name = data.writer.state
+        self.attempt = data.attempt
         self.idempotency_key = f"{run.run_id}/{self.state_name}/{visit.number}"
-        self.questions = 0
 
     @property
-    def state_name(self) -> str:
-        """The name of the state."""
-        return self._visit.node_run.node.name
+    def message_promises(self) -> MessageSequencePromise:
+        """What the run was sent, or what the miniagent that has named this state has replied."""
+        return self._call.message_promises
 
     # --- the shared state ---
 
@@ -153,17 +74,21 @@ class Context:
         """Sets a value. This state sees it at once, the others when this one has completed.
 
         Args:
-            key: The key.
+            key: The key. With a reducer for it the value is what is put together with what is there.
             value: The value; where runs are recorded, whatever `miniagents.ext.values` can write.
 
         Raises:
             StateConflictError: A state that runs beside this one has set the key, too, and there is no reducer for it.
         """
-        self._shared.note_write(key, self.state_name, self._began)
-        self.writes[key] = value
+        if not isinstance(key, str):
+            raise TypeError(f"the key {key!r:.100} is no string")
+        self._shared.note_write(key, self._writer)
+        self._writes[key] = value
 
     def get_state(self, key: str, default: Any = None) -> Any:
-        """Gives a value.
+        """Gives a value. If it is a list or another object that can be changed, it is a copy.
+
+        A copy that was changed counts as set when the state has completed.
 
         Args:
             key: The key.
@@ -172,19 +97,24 @@ class Context:
         Returns:
             The value.
         """
-        if key in self.writes:
-            value = self.writes[key]
+        if key in self._writes:
+            value = self._writes[key]
             if value is REMOVED:
                 return default
-            reducer = self._shared._reducers.get(key)
-            return (
-                value if reducer is None or key not in self._shared.values else reducer(self._shared.values[key], value)
-            )
-        return self._shared.values.get(key, default)
+            return self._shared.seen_with(key, value) if key in self._shared.reducers else value
+        if key in self._read:
+            return self._read[key][0]
+        value = self._shared.values.get(key, NO_VALUE)
+        if value is NO_VALUE:
+            return default
+        if not is_immutable(value):
+            original, value = value, detached(value)
+            self._read[key] = value, original
+        return value
 
     def has_state(self, key: str) -> bool:
         """Whether there is a value."""
-        return self.writes[key] is not REMOVED if key in self.writes else key in self._shared.values
+        return self._writes[key] is not REMOVED if key in self._writes else key in self._shared.values
 
     def remove_state(self, key: str) -> bool:
         """Removes a value.
@@ -199,7 +129,7 @@ class Context:
 
     def keys(self) -> list[str]:
         """Gives the keys that there are."""
-        return [key for key in dict.fromkeys([*self._shared.values, *self.writes]) if self.has_state(key)]
+        return [key for key in dict.fromkeys([*self._shared.values, *self._writes]) if self.has_state(key)]
 
     # --- typed values ---
 
@@ -207,13 +137,9 @@ class Context:
         """Sets an object of a dataclass or pydantic model.
 
         Raises:
-            StateTypeError: It is none.
+            StateTypeError: It is none, or a field has another type than it declares.
         """
-        if isinstance(value, type) or not (dataclasses.is_dataclass(value) or isinstance(value, BaseModel)):
-            raise StateTypeError(
-                f"{key!r} is set to {value!r:.100}, which is no object of a dataclass or pydantic model; decorate its "
-                "class by @dataclass, or use set_state"
-            )
+        check_fields(key, value)
         self.set_state(key, value)
 
     def get_typed(self, key: str, expected: type[T]) -> T:
@@ -233,9 +159,9 @@ class Context:
         value = self.get_state(key, NO_VALUE)
         if value is NO_VALUE:
             raise KeyError(f"{key!r} is not set; there are: {', '.join(sorted(self.keys())) or 'none'}")
-        if not isinstance(value, expected):
-            raise StateTypeError(f"{key!r} is a {type(value).__name__}, not a {expected.__name__}")
-        return value
+        check_type(key, value, expected)
+        typed: T = value
+        return typed
 
     def update_typed(self, key: str, **changes: Any) -> Any:
         """Replaces fields of a typed value.
@@ -248,23 +174,10 @@ class Context:
             The new object.
 
         Raises:
-            StateTypeError: There is no typed value, or no such field, or a value does not fit (pydantic).
+            StateTypeError: There is no typed value, or no such field, or a value is of another type.
+            KeyError: There is no value.
         """
-        value = self.get_typed(key, object)
-        is_model = isinstance(value, BaseModel)
-        if not is_model and not dataclasses.is_dataclass(value):
-            raise StateTypeError(f"{key!r} is a {type(value).__name__}, which has no fields to update; use set_state")
-        known = type(value).model_fields if is_model else {one.name for one in dataclasses.fields(value)}  # type: ignore[attr-defined,arg-type]
-        unknown = [name for name in changes if name not in known]
-        if unknown:
-            raise StateTypeError(f"{type(value).__name__} has no field {', '.join(unknown)}; it has {', '.join(known)}")
-        try:
-            if is_model:
-                made = type(value).model_validate({**dict(value), **changes})  # type: ignore[attr-defined,call-overload]
-            else:
-                made = dataclasses.replace(value, **changes)  # type: ignore[type-var]
-        except (TypeError, ValueError) as error:
-            raise StateTypeError(f"{key!r} cannot be updated: {error}") from error
+        made = updated(key, self.get_typed(key, object), changes)
         self.set_typed(key, made)
         return made
 
@@ -279,10 +192,10 @@ class Context:
             **arguments: See `MiniAgent.inquire`.
 
         Returns:
-            The promise of the reply.
+            The promise of the reply. An error of the agent is raised where this is awaited, and only there.
         """
         replies = agent.inquire(messages, **arguments)
-        self._call.reply(replies)
+        self._call.reply(_said_in(replies))
         return replies
 
     async def human_in_the_loop(
@@ -295,12 +208,13 @@ class Context:
         """Asks a person and waits for the answer, which may take days and outlive this process.
 
         The question is part of what is recorded of the run. When the run is resumed, a question that was answered is
-        not asked again, and one that was not goes on waiting, until the same time.
+        not asked again, as long as the state asks the same, and one that was not goes on waiting, until the same time.
 
         Args:
             prompt: What to ask.
             timeout: How many seconds to wait; None for as long as it takes.
-            validator: Gets an answer and says whether it will do; one that does not is asked for again.
+            validator: Gets an answer and says whether it will do; one that does not is asked for again. A ValueError,
+                such as that of `int(text)`, says no, too.
             default: The answer if there was none in time.
 
         Returns:
@@ -309,5 +223,45 @@ class Context:
         Raises:
             HumanInputError: There was no answer in time and there is no default, or nobody can be asked.
         """
-        number = self.questions = self.questions + 1
-        return await self._run.people.ask(self, number, prompt, timeout, validator, default)
+        self._questions += 1
+        return await self._run.people.ask(self, self._questions, prompt, timeout, validator, default)
+
+    # --- for the run ---
+
+    @property
+    def store(self) -> "CheckpointStore | None":
+        """Where the run is recorded."""
+        return self._run.journal.store
+
+    def changes(self) -> Writes:
+        """What the state has set, values that it has changed in place included.
+
+        Returns:
+            Copies, which nobody else has.
+
+        Raises:
+            StateConflictError: It has changed what another state has set, too, or what is put together by a reducer.
+        """
+        for key, (value, original) in self._read.items():
+            if key not in self._writes and not is_same(value, original):
+                if key in self._shared.reducers:
+                    raise StateConflictError(
+                        f"{self.state_name} has changed the value of {key!r} in place; as there is a reducer for it, "
+                        "set what is to be put together with what is there"
+                    )
+                self.set_state(key, value)
+        return {key: detached(value) for key, value in self._writes.items()}
+
+    def forget(self) -> None:
+        """Gives up what the state has set: the attempt has failed."""
+        self._shared.forget(self.state_name, self._writes)
+
+
+async def _said_in(replies: MessageSequencePromise) -> AsyncIterator[MessagePromise]:
+    """What an agent says, without its error, which is for whoever awaits the reply and not consumed here."""
+    reader: FlatReader[MessagePromise] = FlatReader(replies)
+    while (promise := reader.next_nowait(raising=False)) is not AT_END:
+        if promise is NOTHING_YET:
+            await park(reader.parking_lot())
+        else:
+            yield LabelledPromise(promise, {})

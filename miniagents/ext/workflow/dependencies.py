@@ -1,12 +1,13 @@
 """Dependencies of states: on which others, in which way, and for how long that holds."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from miniagents.ext.workflow.run import StateRun
+    from miniagents.ext.workflow.state_run import StateRun
 
 __all__ = ["Dependencies", "DependencyConfig", "DependencyLifecycle", "DependencyType", "configs_of", "look_at"]
 
@@ -182,7 +183,7 @@ def look_at(state: "StateRun", others: Mapping[str, "StateRun"], agent: Any, now
 
 def _look_at_one(look: Look, state: "StateRun", other: "StateRun", config: DependencyConfig, agent: Any) -> None:
     kind, name = config.type, other.node.name
-    holds = config.condition is None or bool(config.condition(agent))
+    holds = _holds(config, state, name, agent)
     if kind is DependencyType.CONDITIONAL:
         if not holds:
             return
@@ -210,12 +211,27 @@ def _look_at_one(look: Look, state: "StateRun", other: "StateRun", config: Depen
     look.unmet.append(reason)
 
 
+def _holds(config: DependencyConfig, state: "StateRun", name: str, agent: Any) -> bool:
+    if config.condition is None:
+        return True
+    try:
+        holds = config.condition(agent)
+        if inspect.isawaitable(holds):
+            if inspect.iscoroutine(holds):
+                holds.close()
+            raise TypeError("it is async; give a function that says at once whether it holds")
+        return bool(holds)
+    except Exception as error:
+        error.add_note(f"in the condition of the dependency of {state.node.name} on {name}")
+        raise
+
+
 def _look_at_group(look: Look, state: "StateRun", kind: DependencyType, others: "list[StateRun]", agent: Any) -> None:
     completed = [
         other.node.name
         for other in others
         if _counts(look, state, other, (config := state.configs[other.node.name]))
-        and (config.condition is None or config.condition(agent))
+        and _holds(config, state, other.node.name, agent)
     ]
     names = ", ".join(other.node.name for other in others)
     if kind is DependencyType.OR:

@@ -2,14 +2,16 @@
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from logging import getLogger
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents.agents import MiniAgent
 from miniagents.ext.checkpoints import Entry, NewEntry
 from miniagents.ext.workflow.errors import HumanInputError
+from miniagents.ext.workflow.questions import OpenQuestion
 from miniagents.message import Message
 
 if TYPE_CHECKING:
@@ -17,24 +19,23 @@ if TYPE_CHECKING:
     from miniagents.ext.workflow.context import Context
     from miniagents.ext.workflow.run import WorkflowRun
 
-__all__ = ["OpenQuestion", "People", "open_questions_of"]
+__all__ = ["People"]
+
+_logger = getLogger("miniagents")
 
 
-@dataclass(frozen=True)
-class OpenQuestion:
-    """A question that waits for its answer.
+class _Told(NamedTuple):
+    """An answer that has come.
 
     Attributes:
-        id: Its id, to answer it by.
-        prompt: What is asked.
-        deadline: Until when the answer is waited for, in seconds since 1970; None for as long as it takes.
-        state: The state that asks.
+        text: The answer.
+        number: The number of its entry; None if the agent that asks has brought it.
+        time: When it came, in seconds since 1970.
     """
 
-    id: str
-    prompt: str
-    deadline: float | None
-    state: str
+    text: str
+    number: int | None = None
+    time: float = 0.0
 
 
 class People:
@@ -43,42 +44,71 @@ class People:
     Args:
         run: The run.
         asks: The agent that asks; None where answers come from elsewhere.
+
+    Attributes:
+        open: The questions that wait for their answers, by their ids.
+        waiting: The visits that wait for a person.
     """
 
     def __init__(self, run: "WorkflowRun", asks: MiniAgent | None) -> None:
         self._run = run
         self._asks = asks
         self.open: dict[str, OpenQuestion] = {}
-        self.waiting: set[Visit] = set()
+        self.waiting: dict[Visit, int] = {}
+        self._prompts: dict[str, str] = {}
         self._answers: dict[str, str] = {}
+        self._told: dict[str, deque[_Told]] = {}
+        self._news: dict[str, asyncio.Event] = {}  # of the questions that are waited for
         self._asked = asyncio.Event()
-        self._told: dict[str, asyncio.Queue[str]] = {}
+
+    # --- what is known of questions ---
 
     async def until_asked(self, seconds: float) -> None:
-        """Waits until a question is open, but no longer than so many seconds."""
+        """Waits until a question is waited for, but no longer than so many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._asked.wait()
 
     def restore(self, entry: Entry) -> None:
         """Takes up what was recorded of a question."""
+        key = entry.data["id"]
         if entry.kind == "question":
-            self.open[entry.data["id"]] = OpenQuestion(**entry.data)
-        elif entry.kind == "answered":
-            self._answers[entry.data["id"]] = entry.data["text"]
-            self.open.pop(entry.data["id"], None)
-            self._told.pop(entry.data["id"], None)
-        elif entry.kind == "refused":
-            queue = self._told.get(entry.data["id"])
-            if queue is not None and not queue.empty():
-                queue.get_nowait()
+            self._note(OpenQuestion(**entry.data))
         elif entry.kind == "answer":
-            self.tell(entry.data["id"], entry.data["text"])
+            self.tell(key, entry.data["text"], entry.attempt, entry.time)
+        elif entry.kind == "refused":
+            told = self._told.get(key, ())
+            self._told[key] = deque(one for one in told if one.number != entry.data["answer"])
+        else:
+            self.open.pop(key, None)
+            self._told.pop(key, None)
+            if entry.kind == "answered":
+                self._answers[key] = entry.data["text"]
 
-    def tell(self, question_id: str, text: str) -> None:
-        """Hands over an answer that has come from elsewhere."""
-        if question_id not in self._answers:
-            self._told.setdefault(question_id, asyncio.Queue()).put_nowait(text)
+    def tell(self, question_id: str, text: str, number: int, time: float) -> None:
+        """Hands over an answer that has come from elsewhere.
+
+        Args:
+            question_id: The question.
+            text: The answer.
+            number: What tells it from other answers.
+            time: When it came, in seconds since 1970.
+        """
+        if question_id in self.open:
+            self._told.setdefault(question_id, deque()).append(_Told(text, number, time))
+            if question_id in self._news:
+                self._news[question_id].set()
+
+    def close(self, state: str) -> None:
+        """Forgets what a state that is over has asked."""
+        for question in [question for question in self.open.values() if question.state == state]:
+            del self.open[question.id]
+
+    def _note(self, question: OpenQuestion) -> None:
+        self.open[question.id] = question
+        self._prompts[question.id] = question.prompt
+
+    # --- asking ---
 
     async def ask(
         self,
@@ -90,81 +120,124 @@ class People:
         default: str | None,
     ) -> str:
         """See `Context.human_in_the_loop`."""
-        visit = context._visit
-        question_id = f"{context.state_name}-{visit.number}-{number}"
-        if question_id in self._answers:
-            return self._answers[question_id]
-        question = self.open.get(question_id)
-        if question is None:
-            deadline = None if timeout is None else self._run.time() + timeout
-            question = OpenQuestion(question_id, prompt, deadline, context.state_name)
-            await self._run.journal.write(
-                NewEntry("question", context.state_name, visit.number, number, dict(vars(question)))
-            )
-            self.open[question_id] = question
-        if self._asks is None and self._run.journal.store is None:
-            self._run.log_open_question(question)
-        self.waiting.add(visit)
-        self._asked.set()
-        try:
-            text = await self._accepted(context, question, validator)
-        except TimeoutError:
-            if default is None:
-                raise HumanInputError(f"nobody has answered in time: {prompt}") from None
-            text = default
-        finally:
-            self.waiting.discard(visit)
-            if not self.waiting:
-                self._asked.clear()
-        await self._record("answered", context, question_id, text)
-        self._answers[question_id] = text
-        self.open.pop(question_id, None)
+        question = await self._question(context, number, prompt, timeout)
+        if question.id in self._answers:
+            return self._answers[question.id]
+        text = await self._accepted(context, question, validator)
+        if text is None and default is None:
+            await self._record("withdrawn", context, question.id)
+            self.open.pop(question.id, None)
+            raise HumanInputError(f"nobody has answered in time: {prompt}")
+        text = default if text is None else text
+        assert text is not None
+        await self._record("answered", context, question.id, text=text)
+        self._answers[question.id] = text
+        self.open.pop(question.id, None)
         return text
+
+    async def _question(self, context: "Context", number: int, prompt: str, timeout: float | None) -> OpenQuestion:
+        """The question as it was asked before this process, or by an attempt that has failed; else a new one."""
+        first = question_id = f"{context.state_name}-{context._visit.number}-{number}"
+        version = 1
+        while self._prompts.get(question_id, prompt) != prompt:  # an answer to something else would be no answer
+            if question_id in self.open:
+                await self._record("withdrawn", context, question_id)
+                self.open.pop(question_id, None)
+            version += 1
+            question_id = f"{first}.{version}"
+        known = self.open.get(question_id)
+        if known is not None:
+            return known
+        deadline = None if timeout is None else self._run.time() + timeout
+        question = OpenQuestion(question_id, prompt, deadline, context.state_name)
+        if question_id not in self._answers:
+            await self._record("question", context, question_id, prompt=prompt, deadline=deadline, state=question.state)
+            self._note(question)
+            if self._asks is None:
+                _logger.info("%s waits for an answer to %s: %s", context.run_id, question.id, question.prompt)
+        return question
 
     async def _accepted(
         self, context: "Context", question: OpenQuestion, validator: Callable[[str], Any] | None
-    ) -> str:
+    ) -> str | None:
+        """Waits for an answer that will do; None if there was none in time."""
+        visit = context._visit
+        self.waiting[visit] = self.waiting.get(visit, 0) + 1
+        self._asked.set()
+        self._news[question.id] = asyncio.Event()
         refused: str | None = None
-        left = None if question.deadline is None else question.deadline - self._run.time()
-        async with asyncio.timeout(left):
-            while True:
-                text = await self._next_answer(question, refused)
-                if validator is None or await _accepts(validator, text):
-                    return text
-                refused = text
-                await self._record("refused", context, question.id, text)
+        try:
+            while (told := await self._next_answer(question, refused)) is not None:
+                if validator is None or await _accepts(validator, told.text):
+                    return told.text
+                refused = told.text
+                await self._record("refused", context, question.id, text=refused, answer=told.number)
+            return None
+        finally:
+            del self._news[question.id]
+            self.waiting[visit] -= 1
+            if not self.waiting[visit]:
+                del self.waiting[visit]
+            if not self.waiting:
+                self._asked.clear()
 
-    async def _next_answer(self, question: OpenQuestion, refused: str | None) -> str:
-        """The first answer that comes, from the agent that asks or from elsewhere."""
-        queue = self._told.setdefault(question.id, asyncio.Queue())
-        if not queue.empty() or self._asks is None:
-            return await queue.get()
-        told = asyncio.ensure_future(queue.get())
+    async def _next_answer(self, question: OpenQuestion, refused: str | None) -> _Told | None:
+        """The next answer, from the agent that asks or from elsewhere; None if there is none in time."""
+        left = None if question.deadline is None else question.deadline - self._run.time()
+        told = self._take(question)
+        if told is not None or (left is not None and left <= 0):
+            return told
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                if self._asks is None:
+                    await self._until_told(question)
+                else:
+                    return await self._ask_for(question, refused, self._asks)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return None
+        return self._take(question)
+
+    def _take(self, question: OpenQuestion) -> _Told | None:
+        """An answer that has come from elsewhere, unless it came too late."""
+        told = self._told.get(question.id)
+        while told:
+            one = told.popleft()
+            if question.deadline is None or one.time <= question.deadline:
+                return one
+        return None
+
+    async def _until_told(self, question: OpenQuestion) -> None:
+        news = self._news[question.id]
+        while not self._told.get(question.id):
+            news.clear()
+            await news.wait()
+
+    async def _ask_for(self, question: OpenQuestion, refused: str | None, asks: MiniAgent) -> _Told | None:
         prompt = question.prompt if refused is None else f"{refused!r} will not do. {question.prompt}"
-        replies = self._asks.inquire(Message(prompt, question_id=question.id, state=question.state))
+        message = Message(prompt, question_id=question.id, state=question.state)
+        replies = asks.inquire(message, errors_as_messages=False)
+        told = asyncio.ensure_future(self._until_told(question))
         asked = asyncio.ensure_future(replies.aresolve_messages())
         try:
             await asyncio.wait([told, asked], return_when=asyncio.FIRST_COMPLETED)
             if told.done():
-                return told.result()
-            return "\n".join(map(str, asked.result()))
+                return self._take(question)
+            messages = asked.result()
+        except EOFError as error:
+            raise HumanInputError(f"nobody can be asked any more ({error}): {question.prompt}") from error
         finally:
             told.cancel()
             asked.cancel()
             replies.cancel()
             await asyncio.gather(told, asked, return_exceptions=True)
+        return _Told(str(messages[-1]) if messages else "")
 
-    async def _record(self, kind: str, context: "Context", question_id: str, text: str) -> None:
-        number = len(self._run.journal.entries)  # a question may be refused any number of times
-        entry = NewEntry(kind, context.state_name, context._visit.number, number, {"id": question_id, "text": text})
-        await self._run.journal.write(entry)
-
-
-def open_questions_of(entries: list[Entry]) -> list[OpenQuestion]:
-    """Finds the questions in a journal that wait for their answers."""
-    answered = {entry.data["id"] for entry in entries if entry.kind == "answered"}
-    asked = [OpenQuestion(**entry.data) for entry in entries if entry.kind == "question"]
-    return [question for question in asked if question.id not in answered]
+    async def _record(self, kind: str, context: "Context", question_id: str, **data: Any) -> None:
+        entry = NewEntry(kind, context.state_name, context._visit.number, context.attempt, {"id": question_id, **data})
+        await self._run.write(entry)
 
 
 async def _accepts(validator: Callable[[str], Any], text: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from miniagents.agents import MiniAgent
 from miniagents.ext.graph.resources import ResourceRequirements
 from miniagents.ext.workflow.dependencies import DependencyConfig
+from miniagents.ext.workflow.successors import possible_successors
 
 if TYPE_CHECKING:
     from miniagents.ext.workflow.agent import Agent
@@ -99,7 +100,14 @@ class State:
     compensation: str | None = None
     preemptible: bool = False
     timeout: float | None = None
-    successors: frozenset[str] | None = None
+    next_states: frozenset[str] | None = None
+
+    @property
+    def successors(self) -> frozenset[str] | None:
+        """The states that it can name; None where that is not known."""
+        if self.next_states is not None or isinstance(self.function, MiniAgent):
+            return self.next_states
+        return possible_successors(self.function)
 
 
 @dataclass

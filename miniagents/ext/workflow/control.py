@@ -1,0 +1,167 @@
+"""What can be done with a workflow while it runs: pausing, cancelling, checkpoints, answers."""
+
+from typing import TYPE_CHECKING
+
+from miniagents.ext.graph.run import current_visit
+from miniagents.ext.workflow.checkpoint import Checkpoint
+from miniagents.ext.workflow.errors import UnknownStateError, WorkflowError
+from miniagents.ext.workflow.monitoring import Monitored
+from miniagents.ext.workflow.questions import OpenQuestion, answer_entry, open_questions_of
+from miniagents.ext.workflow.states import AgentStatus
+
+if TYPE_CHECKING:
+    from miniagents.ext.checkpoints import CheckpointStore
+    from miniagents.ext.workflow.run import WorkflowRun
+
+__all__ = ["Controlled"]
+
+
+class Controlled(Monitored):
+    """A workflow that can be controlled. See `Agent`."""
+
+    __slots__ = ("store",)
+
+    store: "CheckpointStore | None"
+
+    async def pause(self) -> Checkpoint:
+        """Starts no state any more, and waits for the end of those that run.
+
+        States that wait for a person, a place or resources are stopped, and begin anew after the pause.
+
+        Returns:
+            Where the run stands.
+
+        Raises:
+            WorkflowError: Nothing runs, or one of the states that run has called this.
+        """
+        run = self._at_work("pause")
+        visit = current_visit()
+        if visit is not None and visit.run is run:
+            raise WorkflowError(
+                f"{visit.node_run.node.name} would wait for its own end; pause from outside of the run, or do not wait "
+                "in the state: asyncio.ensure_future(agent.pause())"
+            )
+        run.status = AgentStatus.PAUSED
+        run.enter(run.pause)
+        await run.until_at_rest()
+        return self.create_checkpoint()
+
+    def _end_pause(self) -> None:
+        run = self._at_work("resume")
+        run.status = AgentStatus.RUNNING
+        run.enter(run.go_on)
+
+    def cancel_state(self, name: str) -> bool:
+        """Stops a state that runs, or keeps one that waits from starting. What it would have named does not follow.
+
+        Args:
+            name: The state.
+
+        Returns:
+            Whether it ran or waited.
+
+        Raises:
+            UnknownStateError: There is no such state.
+            WorkflowError: Nothing runs.
+        """
+        run = self._at_work("cancel")
+        if name not in run.nodes:
+            raise UnknownStateError(name, "cancel_state", run.nodes)
+        cancelled: list[bool] = []
+        run.enter(lambda: cancelled.append(run.cancel_state(name)))
+        return bool(cancelled and cancelled[0])
+
+    async def cancel_all(self) -> None:
+        """Ends the run, and waits for that. Who has started it gets a `WorkflowCancelledError`.
+
+        A run that was cancelled cannot be resumed. Nothing is compensated.
+
+        Raises:
+            WorkflowError: Nothing runs.
+        """
+        run = self._at_work("cancel")
+        run.enter(run.cancel_all)
+        await run.until_over()
+
+    def _at_work(self, what: str) -> "WorkflowRun":
+        if self._run is None or self.status not in (AgentStatus.RUNNING, AgentStatus.PAUSED):
+            raise WorkflowError(f"{self.alias} does not run, so that there is nothing to {what}")
+        return self._run
+
+    # --- checkpoints ---
+
+    def create_checkpoint(self) -> Checkpoint:
+        """Says where the present run stands, or the last one; what runs just now counts as not begun.
+
+        Returns:
+            The checkpoint.
+        """
+        if self._restored is not None:
+            return self._restored
+        run = self._run
+        return Checkpoint(
+            run_id=self.run_id or "",
+            agent_name=self.alias,
+            agent_status=self.status,
+            completed_states=tuple(sorted(self.completed_states)),
+            state=dict(run.shared.values) if run else {},
+            entries=tuple(run.journal.entries) if run else (),
+        )
+
+    async def restore_from_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Has the next `run` go on from a checkpoint. The states may be added afterwards.
+
+        The checkpoint of a run that has failed, and was not compensated, goes on with what has failed.
+
+        Args:
+            checkpoint: The checkpoint, maybe of an agent of another name.
+        """
+        self._restored = checkpoint
+
+    # --- people ---
+
+    async def open_questions(self, run_id: str | None = None) -> list[OpenQuestion]:
+        """Lists the questions of a run that wait for their answers.
+
+        Args:
+            run_id: The run; the present one otherwise.
+
+        Returns:
+            The questions, each with id, prompt and deadline.
+
+        Raises:
+            WorkflowError: It is another run, and there is no store to find it in.
+        """
+        if self._run is not None and run_id in (None, self._run.run_id) and not self._run.journal.is_recorded:
+            return list(self._run.people.open.values())
+        return open_questions_of(await self._store().read(run_id or self.run_id or ""))
+
+    async def answer(self, run_id: str | None, question_id: str, text: str) -> None:
+        """Answers a question, from any process.
+
+        Args:
+            run_id: The run; None for the present one.
+            question_id: The id of the question.
+            text: The answer. One that will not do is asked for again.
+
+        Raises:
+            WorkflowError: There is no such question, or it was answered.
+        """
+        questions = await self.open_questions(run_id)
+        if all(question.id != question_id for question in questions):
+            listed = ", ".join(question.id for question in questions) or "none"
+            raise WorkflowError(f"no question {question_id!r} waits for an answer; there are: {listed}")
+        entry = answer_entry(question_id, text)
+        run = self._run
+        if run is not None and run_id in (None, run.run_id) and not run.journal.is_recorded:
+            run.journal.keep(entry)
+            run.people.tell(question_id, text, entry.attempt, run.time())
+        else:
+            await self._store().tell(run_id or self.run_id or "", entry)
+
+    def _store(self) -> "CheckpointStore":
+        run_store = None if self._run is None else self._run.journal.store
+        store = self.store or run_store
+        if store is None:
+            raise WorkflowError(f"{self.alias} has no store, so that nothing is known of other runs; give it one")
+        return store

@@ -1,0 +1,233 @@
+"""The life of a run: it is recorded, listens to what others have to say, and ends."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from logging import getLogger
+from typing import TYPE_CHECKING
+
+from miniagents.ext.checkpoints import NewEntry
+from miniagents.ext.checkpoints.errors import CheckpointStoreError, StoreLockedError, StoreUnavailableError
+from miniagents.ext.graph.graph import Graph
+from miniagents.ext.graph.run import GraphRun
+from miniagents.ext.workflow.errors import StateTypeError, WorkflowCancelledError
+from miniagents.ext.workflow.journal import Journal
+from miniagents.ext.workflow.people import People
+from miniagents.ext.workflow.shared import SharedState
+from miniagents.ext.workflow.states import AgentStatus
+from miniagents.interaction import InteractionContext
+
+if TYPE_CHECKING:
+    from miniagents.ext.workflow.agent import Agent
+
+__all__ = ["RecordedRun"]
+
+_LISTENS_EVERY = 0.5
+"""How many seconds the wish to end a run may take to be heard, so that listening costs next to nothing."""
+_logger = getLogger("miniagents")
+
+
+class RecordedRun(GraphRun):
+    """What a run of a workflow has to do with its journal, and with those who are not part of it.
+
+    Args:
+        agent: The workflow.
+        graph: Its states as a graph.
+        ctx: The call of the agent.
+        run_id: The id of the run.
+        progress: See `GraphRun`.
+
+    Attributes:
+        status: How far it has come.
+        journal: What has happened in it so far, and where the rest is recorded.
+        shared: The state that its states share.
+        people: Its questions.
+    """
+
+    def __init__(self, agent: "Agent", graph: Graph, ctx: InteractionContext, *, run_id: str, progress: bool) -> None:
+        super().__init__(graph, ctx, progress=progress)
+        self.agent = agent
+        self.run_id = run_id
+        self.status = AgentStatus.RUNNING
+        self.journal = Journal()
+        self.shared = SharedState({}, agent.reducers)
+        self.people = People(self, agent.ask)  # type: ignore[arg-type]
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._rest: asyncio.Future[None] = self._loop.create_future()
+        self._is_ending = False
+
+    def begin_with(self, journal: Journal) -> None:
+        """Says what has happened in the run so far; before it is run."""
+        self.journal = journal
+        self.shared = SharedState(journal.created.get("values", {}), self.agent.reducers)
+
+    async def complete_and_clean_up(self, cleanup_timeout: float | None, checkpoint_interval: float | None) -> None:
+        """Runs to the end, and waits for the clean-up of what was stopped.
+
+        Args:
+            cleanup_timeout: How many seconds the clean-up may take, before it is left alone; None for as many as it
+                takes.
+            checkpoint_interval: After how many seconds it is recorded that the run goes on; None for never.
+        """
+        beside = []
+        if self.journal.is_recorded:
+            beside += [self.start(self._listen()), self.start(self._watch_claim())]
+        if checkpoint_interval is not None:
+            beside.append(self.start(self._beat(checkpoint_interval)))
+        try:
+            await self.complete()
+        except WorkflowCancelledError:
+            await self._record_cancelled()
+            raise
+        finally:
+            for work in beside:
+                work.cancel()
+            self.at_rest()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(cleanup_timeout):
+                    await self._until_clean()
+            await self.journal.flush()
+
+    async def _until_clean(self) -> None:
+        for node_run in self.nodes.values():
+            if node_run.leaving is not None:
+                await node_run.leaving._wait_until_over()
+
+    def halt(self, error: Exception) -> None:
+        """See `GraphRun.halt`: what was stopped has not failed, so that the run can be taken up again."""
+        self.crash(error)
+
+    # --- recording ---
+
+    async def write(self, *entries: NewEntry) -> None:
+        """Adds entries to the journal, which are durable when this returns. If that cannot be, the run ends.
+
+        Raises:
+            StateTypeError: Something in them cannot be written.
+            CheckpointStoreError: They cannot be stored.
+        """
+        if not self.journal.is_recorded:
+            self.journal.keep(*entries)
+            return
+        try:
+            await self.journal.write(*entries)
+        except (TypeError, ValueError) as error:
+            raise StateTypeError(f"what {entries[0].node} has set cannot be recorded: {error}") from error
+        except CheckpointStoreError as error:
+            self.crash(error)
+            raise
+
+    def write_later(
+        self, *entries: NewEntry, status: str | None = None, then: Callable[[], None] | None = None
+    ) -> None:
+        """Adds entries to the journal while the run goes on.
+
+        Args:
+            *entries: The entries.
+            status: The new status of the run, if it has one.
+            then: The step to make when they are durable; until then the run does not end.
+        """
+        if not self.journal.is_recorded:
+            self.journal.keep(*entries)
+            if then is not None:
+                then()
+            return
+        if then is not None:
+            self._active += 1
+        writing = self.journal.write(*entries, status=status)
+        writing.add_done_callback(partial(self._written, then), context=self.context)
+
+    def _written(self, then: Callable[[], None] | None, writing: "asyncio.Future[None]") -> None:
+        error = None if writing.cancelled() else writing.exception()
+        if error is not None:
+            self.crash(error)
+        elif then is not None:
+            self.make_step(self._go_on, then)
+
+    def _go_on(self, then: Callable[[], None]) -> None:
+        self._active -= 1
+        then()
+
+    # --- the end ---
+
+    def end(self, status: str) -> None:
+        """Records how the run has ended, and ends it then."""
+        if self._is_ending:
+            return
+        self._is_ending = True
+        if self.journal.ended is not None:
+            self._end.set_result(None)
+            return
+        entry = NewEntry("ended", data={"status": status})
+        self.write_later(entry, status=status, then=lambda: self._end.set_result(None))
+
+    async def _record_cancelled(self) -> None:
+        entry = NewEntry("ended", data={"status": "cancelled"})
+        if self.journal.is_recorded:
+            await self.journal.write(entry, status="cancelled")
+        else:
+            self.journal.keep(entry)
+
+    def cancel_all(self) -> None:
+        """Ends the run."""
+        self.crash(WorkflowCancelledError(f"the run {self.run_id} of {self.agent.alias} was cancelled"))
+
+    # --- pauses ---
+
+    def at_rest(self) -> None:
+        """See `GraphRun.at_rest`; also where the run has ended."""
+        if not self._rest.done():
+            self._rest.set_result(None)
+
+    async def until_at_rest(self) -> None:
+        """Waits until nothing runs any more, because the run was paused, or has ended."""
+        await asyncio.shield(self._rest)
+
+    def go_on(self) -> None:
+        """Ends a pause."""
+        self.paused = False
+        self._rest = self._loop.create_future()
+
+    def note_over(self) -> None:
+        """Takes note that nothing of the run goes on any more."""
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def until_over(self) -> None:
+        """Waits until nothing of the run goes on any more."""
+        await asyncio.shield(self._over)
+
+    # --- beside the run ---
+
+    async def _listen(self) -> None:
+        """Takes what others have to say: answers, and the wish to end."""
+        try:
+            while True:
+                try:
+                    news = await self.journal.news()
+                except (StoreLockedError, StoreUnavailableError) as error:
+                    _logger.warning("%s does not hear what others say for now: %s", self.run_id, error)
+                    await asyncio.sleep(1)
+                    continue
+                for entry in news:
+                    if entry.kind == "answer":
+                        self.people.tell(entry.data["id"], entry.data["text"], entry.attempt, entry.time)
+                    else:
+                        self.enter(self.cancel_all)
+                await self.people.until_asked(_LISTENS_EVERY)
+        except CheckpointStoreError as error:
+            self.crash(error)
+
+    async def _watch_claim(self) -> None:
+        error = await self.journal.until_claim_lost()
+        self.crash(error)
+
+    async def _beat(self, interval: float) -> None:
+        """Records every so often that the run goes on."""
+        number = 0
+        while True:
+            await asyncio.sleep(interval)
+            number += 1
+            running = [node_run.node.name for node_run in self.nodes.values() if node_run.visit is not None]
+            await self.write(NewEntry("checkpoint", visit=number, data={"running": running}))

@@ -1,0 +1,129 @@
+"""A state in a run, and one visit of it."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from miniagents.ext.graph.graph import Node
+from miniagents.ext.graph.run import NodeRun, NodeState
+from miniagents.ext.workflow.branches import Branch
+from miniagents.ext.workflow.dependencies import DependencyConfig
+from miniagents.ext.workflow.shared import Writer, Writes
+from miniagents.ext.workflow.states import State, StateMetadata
+from miniagents.message import Message
+
+if TYPE_CHECKING:
+    from miniagents.ext.workflow.context import Context
+
+__all__ = ["StateRun", "VisitData"]
+
+
+class VisitData:
+    """What a run knows of a visit beside what the engine does.
+
+    Attributes:
+        writer: Who it is for the shared state.
+        branches: In which branches it runs; None stands for the run itself.
+        attempt: How many attempts have begun, those of processes that have died included.
+        is_announced: Whether the attempt that begins next has been recorded already.
+        is_called: Whether the state has been called.
+        is_ending: Whether what has come of it is on its way into the journal.
+        context: What the state was given in the attempt at work.
+        waits: The states that it has named, and for how many groups each of them waits.
+        writes: What it has set, once it has ended.
+        messages: What a miniagent has replied.
+    """
+
+    __slots__ = (
+        "attempt", "branches", "context", "is_announced", "is_called", "is_ending", "messages", "returned", "waits",
+        "writer", "writes",
+    )  # fmt: skip
+
+    def __init__(self, writer: Writer, branches: "list[Branch | None]", attempt: int) -> None:
+        self.writer = writer
+        self.branches = branches
+        self.attempt = attempt
+        self.is_announced = self.is_called = self.is_ending = False
+        self.context: Context | None = None
+        self.returned: Any = None
+        self.waits: Mapping[str, int] = {}
+        self.writes: Writes = {}
+        self.messages: tuple[Message, ...] = ()
+
+
+class StateRun(NodeRun):
+    """One state in one run.
+
+    Attributes:
+        definition: What was said of it.
+        metadata: What is known of it, for people.
+        branches: In which branches it is to run next; None stands for the run itself.
+        again: In which branches it is to run once more after that.
+        waiting_since: Since when it waits for others, in seconds since 1970.
+        timer: When to look again whether it can start.
+        completions: How often it has completed.
+        completed_at: When it completed last.
+        attempts: How many attempts the visit with this number has had in processes that have died, or before a pause.
+        announced: The number of the visit whose first attempt is recorded before it begins.
+        used: How often each state that it depends on had completed when it began last.
+        met_before: The dependencies of lifecycle ONCE that were met in earlier runs.
+        named_by: The messages of the miniagent that has named it.
+    """
+
+    __slots__ = (
+        "again", "announced", "attempts", "branches", "completed_at", "completions", "definition", "met_before",
+        "metadata", "named_by", "timer", "used", "waiting_since",
+    )  # fmt: skip
+
+    def __init__(self, node: Node, definition: State, met_before: Iterable[str]) -> None:
+        super().__init__(node)
+        self.definition = definition
+        self.state = NodeState.IDLE
+        self.metadata = StateMetadata(definition.name)
+        self.branches: list[Branch | None] = []
+        self.again: list[Branch | None] = []
+        self.waiting_since = 0.0
+        self.timer: asyncio.TimerHandle | None = None
+        self.completions = 0
+        self.completed_at = 0.0
+        self.attempts: tuple[int, int] = (0, 0)
+        self.announced = 0
+        self.used: dict[str, int] = {}
+        self.met_before = frozenset(met_before)
+        self.named_by: tuple[Message, ...] = ()
+
+    @property
+    def configs(self) -> Mapping[str, DependencyConfig]:
+        """Its dependencies."""
+        return self.definition.dependencies
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it runs, or is about to."""
+        return self.state is NodeState.RUNNING or self.state is NodeState.PENDING
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an attempt of the present visit has begun, in this process or before."""
+        if self.visit is not None:
+            begun: bool = self.visit.value.attempt > 0
+            return begun
+        return self.attempts_of(self.visits + 1) > 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has run, and ended in whichever way."""
+        return self.state in (NodeState.FINISHED, NodeState.FAILED, NodeState.SKIPPED)
+
+    @property
+    def told(self) -> str:
+        """How far it has come, in a word."""
+        return "nobody has named it" if self.state is NodeState.IDLE else self.metadata.status.value
+
+    def attempts_of(self, visit: int) -> int:
+        """How many attempts a visit has had that are over, without having brought an outcome."""
+        return self.attempts[1] if self.attempts[0] == visit else 0
+
+    def note_attempt(self, visit: int, attempt: int) -> None:
+        """Takes note of an attempt that is over without having brought an outcome."""
+        self.attempts = (visit, max(attempt, self.attempts_of(visit)))
