@@ -1,8 +1,10 @@
 """Graphs of agents: each node starts the moment those before it have finished.
 
 * `graph`: `Graph`, which is an agent itself; `policy`: how a node runs
-* `run`, `visit`: a run, as a state machine without tasks of its own; `states`: how far each node has come; `inputs`,
-  `follower`: what a node is sent, and what it replies; `deadlines`: limits of time
+* `run`: a run, as a state machine without tasks of its own, in layers: `steps`, `scheduling`, `reshaping`; `states`:
+  how far each node has come
+* `visit`: one visit of a node; `admission`: what it waits for; `inputs`, `follower`: what its agent is sent, and what
+  it replies; `deadlines`: limits of time
 * `events`: what a run tells while it goes on; `errors`
 * `conditions`, `lua`: when a node runs at all; `resources`: what nodes share
 * `mermaid`: pictures

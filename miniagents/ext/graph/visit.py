@@ -1,4 +1,4 @@
-"""One visit of a node: admission, the call of its agent, further attempts, and what came of it.
+"""One visit of a node: the call of its agent when it has been admitted, further attempts, and what came of it.
 
 All of it happens in callbacks that run one after the other in the context of the run, so that there is nothing to lock
 and no task beside that of the agent. What has to be awaited (a condition, resources, a message that still streams) gets
@@ -7,32 +7,29 @@ a task for as long as that takes.
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from miniagents.agents import MiniAgent
+from miniagents.ext.graph.admission import Admission, Held
 from miniagents.ext.graph.events import EventPromise, NodeRetried, NodeStarted, messages_in, result_in
 from miniagents.ext.graph.follower import Follower
 from miniagents.message import Message
 from miniagents.messages import MessagePromise
 from miniagents.sequences import MessageSequencePromise
 from promising.errors import PromiseCancelledError
-from promising.promise import Promise
 from promising.run import Run
 from promising.sentinels import NO_VALUE
-from promising.waiters import park
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
 
     from miniagents.ext.graph.graph import Node
-    from miniagents.ext.graph.policy import ConcurrencyLimit
-    from miniagents.ext.graph.resources import Allocation
     from miniagents.ext.graph.run import GraphRun, Jump, NodeRun
 
 __all__ = ["Visit"]
 
 
-class Visit:
+class Visit(Admission):
     """One visit of a node.
 
     Args:
@@ -40,48 +37,36 @@ class Visit:
         node_run: The node in this run.
 
     Attributes:
-        policy: How the node runs.
         number: Which visit of the node in this run, from 1.
         attempt: The number of the attempt at work, or of the last one, from 1.
         began: When it began, in seconds since the start of the run.
         replies: What the agent replies in that attempt.
         follower: Who reads that, as long as more of it is to come.
         deadline: All whose limit of time has begun with that of the attempt; there as long as it runs.
-        over: Whether nothing of it counts any more.
         is_plain: Whether all that was replied is what others are sent.
         new_nodes: What is to be added to the graph when the visit has ended well.
         value: Whatever the agent wants the run to know, in the vocabularies that are built on graphs.
     """
 
     __slots__ = (
-        "_admissible", "_allocation", "_inside", "_limits", "_line", "_pause", "_promises", "_started",
-        "_work", "attempt", "began", "deadline", "follower", "is_plain", "new_nodes", "node_run", "number", "over",
-        "policy", "replies", "run", "value",
+        "_pause", "_promises", "_started", "attempt", "began", "deadline", "follower", "is_plain", "new_nodes",
+        "number", "replies", "value",
     )  # fmt: skip
 
     def __init__(self, run: "GraphRun", node_run: "NodeRun") -> None:
-        self.run = run
-        self.node_run = node_run
-        self.policy = node_run.node.policy
+        super().__init__(run, node_run)
         self.number = node_run.visits
         self.attempt = 0
-        self.began = run._loop.time() - run._began
+        self.began = run.now()
         self.replies: MessageSequencePromise | None = None
         self.follower: Follower | None = None
         self.deadline: dict[Visit, None] | None = None
-        self.over = False
         self.is_plain = True
         self.new_nodes: list[Node] | None = None
         self.value: Any = None
         self._promises: Sequence[MessagePromise] = ()  # what was replied, when all of it has begun
-        self._admissible = node_run.node.condition is None
         self._started = False
-        self._limits: tuple[ConcurrencyLimit, ...] = ()
-        self._inside = 0  # how many of the limits it has a place in
-        self._line: ConcurrencyLimit | None = None  # where it waits for a place
-        self._allocation: Allocation | None = None
         self._pause: TimerHandle | None = None  # before the next attempt
-        self._work: Promise[Any] | None = None  # what has to be awaited before it goes on
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -112,78 +97,7 @@ class Visit:
         self.replies = MessageSequencePromise.on_messages(list(messages))
         self._promises = self.replies._buffer
 
-    # --- admission ---
-
-    def begin(self) -> None:
-        """Begins: the agent is called as soon as condition, places and resources allow it."""
-        leaving = self.node_run.leaving
-        if leaving is not None and not leaving._over:
-            self._when_over(leaving, self._begin_attempt)
-        else:
-            self._begin_attempt()
-
-    def _begin_attempt(self) -> None:
-        if self._admissible:
-            self._admit()
-        else:
-            condition = self.node_run.node.condition
-            assert condition is not None
-            self._do(self.run.condition_holds(condition), self._condition_known, self._not_admitted)
-
-    def _condition_known(self, holds: bool) -> None:
-        if holds:
-            self._admissible = True
-            self._admit()
-        else:
-            condition = self.node_run.node.condition
-            assert condition is not None
-            self.run.visit_skipped(self, f"its condition does not hold: {condition.source}")
-
-    def _admit(self) -> None:
-        policy = self.policy
-        self._limits = policy.concurrency + self.run.limits
-        if self._limits and not self._enter():
-            return
-        if policy.resources is None:
-            self._admitted(None)
-            return
-        name, pool = self.node_run.node.name, self.run.pool
-        try:
-            self._allocation = pool.try_acquire(
-                name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
-            )
-        except Exception as error:  # it is more than there will ever be
-            self._not_admitted(error)
-            return
-        if self._allocation is None:
-            self._do(self._acquire(), self._admitted, self._not_admitted)
-        else:
-            self._admitted(None)
-
-    def _enter(self) -> bool:
-        """Takes a place in each of the limits, one after the other; False if it has to wait for one."""
-        for limit in self._limits[self._inside :]:
-            if not limit.enter(self._place_given):
-                self._line = limit
-                return False
-            self._inside += 1
-        return True
-
-    def _place_given(self) -> None:
-        self._line = None
-        self._inside += 1
-        self.run.soon(self._go_on_entering)
-
-    def _go_on_entering(self) -> None:
-        if not self.over:
-            self._admit()
-
-    async def _acquire(self) -> None:
-        policy = self.policy
-        assert policy.resources is not None
-        self._allocation = await self.run.pool.acquire(
-            self.node_run.node.name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
-        )
+    # --- one attempt ---
 
     def _admitted(self, _: object) -> None:
         run = self.run
@@ -195,11 +109,12 @@ class Visit:
         else:
             self._do(before, self._call, self._not_admitted)
 
+    def _refused(self, reason: str) -> None:
+        self.run.visit_skipped(self, reason)
+
     def _not_admitted(self, error: BaseException) -> None:
         self.attempt += 1
         self._attempt_failed(error)
-
-    # --- one attempt ---
 
     def _call(self, _: object) -> None:
         run, policy = self.run, self.policy
@@ -307,6 +222,8 @@ class Visit:
         self.over = True
         self.run.visit_finished(self, jump)
 
+    # --- what fails ---
+
     def _attempt_failed(self, error: BaseException) -> None:
         if not isinstance(error, Exception):
             self.run.crash(error)
@@ -363,9 +280,7 @@ class Visit:
     def abandon(self) -> None:
         """Stops whatever goes on, and counts for nothing any more."""
         self.over = True
-        if self._line is not None:
-            self._line.forget(self._place_given)
-            self._line = None
+        self._leave_line()
         self._stop_call(None)
 
     def _preempt(self) -> None:
@@ -404,27 +319,11 @@ class Visit:
             self.node_run.leaving = call
             self._when_over(call, partial(self._stopped, held, then), always=True)
 
-    def _stopped(self, held: "_Held | None", then: Callable[[], None] | None) -> None:
+    def _stopped(self, held: "Held | None", then: Callable[[], None] | None) -> None:
         self.node_run.leaving = None
         self._give_back(held)
         if then is not None and not self.over:
             self.run.make_step(then)
-
-    def _take_out(self) -> "_Held | None":
-        """What is held now is held by the visit no more; whoever gets it has to give it back."""
-        if not self._inside and self._allocation is None:
-            return None
-        held = (self._limits[: self._inside], self._allocation)
-        self._inside, self._allocation = 0, None
-        return held
-
-    def _give_back(self, held: "_Held | None") -> None:
-        if held is not None:
-            limits, allocation = held
-            if allocation is not None:
-                allocation.release()
-            for limit in limits:
-                limit.leave()
 
     def _stop_timers(self) -> None:
         if self.deadline is not None:
@@ -433,56 +332,6 @@ class Visit:
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
-
-    # --- waiting ---
-
-    def _do(
-        self,
-        work: Awaitable[Any],
-        then: Callable[[Any], None],
-        otherwise: Callable[[BaseException], None] | None = None,
-    ) -> None:
-        """Awaits something in a task, and goes on with its result; an error is one of the attempt.
-
-        Args:
-            work: What to await.
-            then: Gets the result.
-            otherwise: Gets an error instead.
-        """
-        promise = self._work = self.run.start(work)
-        if promise._waiters is None:
-            promise._waiters = []
-        self.run.when(park(promise._waiters), self._done, promise, then, otherwise or self._attempt_failed)
-
-    def _done(
-        self, promise: Promise[Any], then: Callable[[Any], None], otherwise: Callable[[BaseException], None]
-    ) -> None:
-        if promise is not self._work:
-            return  # it was stopped, and whatever came of it
-        self._work = None
-        failure = promise._failure
-        if failure is None:
-            then(promise._value)
-        else:
-            failure.consume()
-            otherwise(failure.error)
-
-    def _when_over(self, call: Run, then: Callable[[], None], *, always: bool = False) -> None:
-        """Goes on when a call has ended with all that it has started."""
-        if call._end_waiters is None:
-            call._end_waiters = []
-        waiter = park(call._end_waiters)
-        if always:
-            waiter.add_done_callback(lambda _: then(), context=self.run.context)
-        else:
-            self.run.when(waiter, self._unless_over, then)
-
-    def _unless_over(self, then: Callable[[], None]) -> None:
-        if not self.over:
-            then()
-
-
-_Held: TypeAlias = tuple[tuple["ConcurrencyLimit", ...], "Allocation | None"]
 
 
 async def _all_of(promises: list[MessagePromise]) -> None:
