@@ -1,6 +1,5 @@
 """What there is of each type of resource, and what of it is free: for a pool, and for each quota in it."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
@@ -117,4 +116,4 @@ def quota_totals(owner: str, quota: Quota, totals: tuple[int, ...]) -> list[int]
         return [named.get(kind, total) for kind, total in zip(TYPES, totals, strict=True)]
     if not 0 < quota <= 1:
         raise ValueError(f"the quota of {owner!r} is {quota!r}; give a share above 0 and up to 1, or amounts by type")
-    return [math.floor(total * quota) for total in totals]
+    return [round(total * quota) for total in totals]

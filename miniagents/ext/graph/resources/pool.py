@@ -83,8 +83,7 @@ class ResourcePool:
             ResourceType.NETWORK: units_of("total_network", total_network),
             ResourceType.GPU: units_of("total_gpu", total_gpu),
         }
-        self.enable_preemption = enable_preemption
-        self.enable_quotas = enable_quotas
+        self._has_quotas = enable_quotas
         self._account = Account(totals[kind] for kind in TYPES)
         self._admission = Admission(self._account, max_overtakes, preemption=enable_preemption)
         self._quotas: dict[str, Account] = {}
@@ -191,7 +190,7 @@ class ResourcePool:
         Raises:
             ValueError: It is no such share or amount, or the pool has no quotas.
         """
-        if not self.enable_quotas:
+        if not self._has_quotas:
             raise ValueError(f"{owner!r} gets a quota in a pool without quotas; make it with enable_quotas=True")
         account = None if quota is None else Account(quota_totals(owner, quota, self._account.totals))
         if account is None:

@@ -77,11 +77,11 @@ def choose_victims(allocations: Iterable[Allocation], missing: dict[int, int], b
 
     Args:
         allocations: What can be asked back, the oldest first.
-        missing: How many units are missing, by the index of their type.
+        missing: How many units are missing, by the index of their type; there is at least one.
         below: The priority of the request; what is asked back has a lower one.
 
     Returns:
-        Allocations that bring what is missing, and none that could be spared; none at all if it is not enough.
+        Allocations that bring what is missing, and none that could be spared; nothing if all together are not enough.
     """
 
     def worth(allocation: Allocation) -> float:
@@ -91,23 +91,21 @@ def choose_victims(allocations: Iterable[Allocation], missing: dict[int, int], b
     useful = [one for one in allocations if one.requirements.priority < below and _brings(one, missing)]
     useful.reverse()
     useful.sort(key=lambda one: (one.requirements.priority, -worth(one)))
-    chosen: list[Allocation] = []
-    still = missing.copy()
+    surplus = {index: -units for index, units in missing.items()}
     for allocation in useful:
-        brings = _brings(allocation, missing)
-        if any(still[index] > 0 for index, _ in brings):
-            chosen.append(allocation)
-            for index, units in brings:
-                still[index] -= units
-    if any(units > 0 for units in still.values()):
+        for index, units in _brings(allocation, missing):
+            surplus[index] += units
+    if min(surplus.values()) < 0:
         return []
-    for allocation in reversed(chosen.copy()):  # others may bring so much that it is not needed any more
+    chosen = []
+    for allocation in reversed(useful):  # who can be spared is, first those of the highest priority
         brings = _brings(allocation, missing)
-        if all(still[index] + units <= 0 for index, units in brings):
-            chosen.remove(allocation)
+        if all(surplus[index] >= units for index, units in brings):
             for index, units in brings:
-                still[index] += units
-    return chosen
+                surplus[index] -= units
+        else:
+            chosen.append(allocation)
+    return chosen[::-1]
 
 
 def _brings(allocation: Allocation, missing: dict[int, int]) -> list[tuple[int, int]]:
