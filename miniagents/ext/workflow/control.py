@@ -132,8 +132,9 @@ class Controlled(Monitored):
         Raises:
             WorkflowError: It is another run, and there is no store to find it in.
         """
-        if self._run is not None and run_id in (None, self._run.run_id) and not self._run.journal.is_recorded:
-            return list(self._run.people.open.values())
+        run = self._unrecorded_run(run_id)
+        if run is not None:
+            return list(run.people.open.values())
         return open_questions_of(await self._store().read(run_id or self.run_id or ""))
 
     async def answer(self, run_id: str | None, question_id: str, text: str) -> None:
@@ -152,12 +153,19 @@ class Controlled(Monitored):
             listed = ", ".join(question.id for question in questions) or "none"
             raise WorkflowError(f"no question {question_id!r} waits for an answer; there are: {listed}")
         entry = answer_entry(question_id, text)
-        run = self._run
-        if run is not None and run_id in (None, run.run_id) and not run.journal.is_recorded:
+        run = self._unrecorded_run(run_id)
+        if run is not None:
             run.journal.keep(entry)
             run.people.tell(question_id, text, entry.attempt, run.time())
         else:
             await self._store().tell(run_id or self.run_id or "", entry)
+
+    def _unrecorded_run(self, run_id: str | None) -> "WorkflowRun | None":
+        """The run of that id, if this process alone knows of it."""
+        run = self._run
+        if run is None or self.store is not None or run.journal.is_recorded or run_id not in (None, run.run_id):
+            return None
+        return run
 
     def _store(self) -> "CheckpointStore":
         run_store = None if self._run is None else self._run.journal.store
