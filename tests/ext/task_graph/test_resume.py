@@ -597,6 +597,29 @@ async def test_nodes_that_were_added_and_are_gone(tmp_path: Path) -> None:
         assert again.node_results == first.node_results
 
 
+async def test_nodes_that_are_added_anew_under_the_same_name(tmp_path: Path) -> None:
+    """What counts is what the new one has come to."""
+
+    class AddsAgain(AgentModule):
+        async def process(self, cache: Cache, semaphore: asyncio.Semaphore) -> Any:
+            visit = current_visit()
+            assert visit is not None
+            return success(new_nodes=[node("added", Sets(values={"visit": visit.number}))])
+
+    def nodes() -> list[Node]:
+        again = FlowDecision(next_node="add", condition=_up_to(2))
+        return [node("add", AddsAgain()), flow("again", again, after=["add"], snapshot="always")]
+
+    cache = MemoryCache()
+    await cache.set("large", "x" * 10_000)  # so that only changes are written
+    first = recording_agent(tmp_path, *nodes(), every=None, cache=cache)
+    task = await run(first)
+    assert results(first)["added"] == {"visit": 2}
+    again = recording_agent(tmp_path, *nodes(), every=None)
+    await take_up(again, after(tmp_path, task, "again", 2))
+    assert again.node_results == first.node_results
+
+
 async def test_a_class_that_is_not_known(tmp_path: Path) -> None:
     """A node that was added cannot be made without the class of its module; the error says what to import."""
     task = await run(recording_agent(tmp_path, *adding(node("added", Sets()))))

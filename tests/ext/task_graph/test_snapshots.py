@@ -3,7 +3,7 @@
 import asyncio
 import json
 import stat
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +273,33 @@ async def test_a_decision_that_is_not_written(tmp_path: Path) -> None:
     assert not await cache.contains("again")
 
 
+class SlowToDelete(MemoryCache):
+    """A cache that takes two seconds to delete something."""
+
+    async def _remove(self, keys: Sequence[str]) -> int:
+        await asyncio.sleep(2)
+        return await super()._remove(keys)
+
+
+async def test_a_snapshot_while_a_decision_is_taken_that_is_not_written(tmp_path: Path) -> None:
+    """It knows that the decision was taken, if its variables are gone."""
+    cache = SlowToDelete()
+    await cache.set("again", True)
+    jump = FlowDecision(next_node="work", condition="again == true", condition_variables=["again"])
+    agent = recording_agent(
+        tmp_path,
+        node("work"),
+        flow("decide", jump, after=["work"]),
+        node("other", lambda _: asyncio.sleep(1), snapshot="always"),
+        every=None,
+        cache=cache,
+    )
+    task = await run(agent)
+    _, of_other, _ = map(data_of, snapshots(tmp_path, task))
+    assert "again" in of_other["deleted"]
+    assert of_other["nodes"]["decide"]["state"] == "finished"
+
+
 # --- what cannot be written ---
 
 
@@ -316,6 +343,29 @@ async def test_what_cannot_be_written_at_first_is_written_later(tmp_path: Path) 
         "b": "failed",
         "c": "finished",
     }
+
+
+async def test_what_could_not_be_written_once_is_written_at_the_next_visit(tmp_path: Path) -> None:
+    """A node that wants to be written once, and could not be, still wants that."""
+    store = Waits(tmp_path, "once")
+    store.fails = StoreFullError("no room")
+    store.may_write.set()
+
+    def make_room(cache: Any, _: Any) -> bool:
+        store.waiting.clear()
+        return True
+
+    agent = agent_of(
+        node("once", snapshot="once"),
+        node("wait", lambda _: asyncio.sleep(1)),
+        flow("decide", FlowDecision(next_node="once", condition=make_room), after=["wait"]),
+        auto_snapshot=True,
+        snapshot_store=store,
+    )
+    async with store:
+        task = await run(agent)
+    assert statuses(agent) == {"once": "success", "wait": "success", "decide": "success"}
+    assert written(tmp_path, task) == ["once"]
 
 
 async def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
