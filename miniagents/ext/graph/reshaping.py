@@ -38,8 +38,7 @@ class Reshaping(Scheduling):
         ready = [node_run for node_run in self._queue if node_run not in downstream]
         self._queue.clear()  # in place, since it may be worked off right now
         self._queue.extend(ready)
-        if source not in downstream:
-            self._pass_over_dependents(source, downstream, f"{source.node.name} went on with {', '.join(jump.targets)}")
+        self._pass_over_dependents(source, downstream, f"{source.node.name} went on with {', '.join(jump.targets)}")
         for node_run in downstream:
             node_run.waiting = sum(not dependency.is_met for dependency in self._named(node_run.after))
         self._queue.extend(targets)
@@ -145,7 +144,6 @@ class Reshaping(Scheduling):
     # --- nodes that come later ---
 
     def _add_new_nodes(self, creator: NodeRun, nodes: Iterable["Node"]) -> None:
-        self._withdraw_created({creator: None})
         waiting = [dependent for dependent in self._named(creator.dependents) if dependent.state is PENDING]
         added: list[NodeRun] = []
         for node in nodes:

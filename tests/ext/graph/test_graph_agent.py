@@ -89,7 +89,7 @@ async def test_a_run_needs_no_reader() -> None:
 
     @miniagent
     async def note(_: InteractionContext) -> None:
-        await asyncio.sleep(5)
+        await asyncio.sleep(3)
         ended.append("a")
 
     async with assert_no_leftovers(), MiniAgents():

@@ -293,6 +293,8 @@ async def test_errors_are_the_graphs_business_whatever_the_context_says() -> Non
     graph.add_node("c", repeat, after=["b"])
     graph.add_node("d", Unreliable(1).agent.fork(errors_as_messages=True)).add_node("e", repeat, after=["d"])
     async with MiniAgents(errors_as_messages=True):
+        outer = Graph(raise_errors=False).add_node("inner", Graph().add_node("a", Unreliable(1).agent))
+        assert (await outer.inquire())[-1].failed == ("inner",)  # type: ignore[attr-defined]
         messages = await graph.inquire(progress=False)
     assert [type(message).__name__ for message in messages] == ["Message", "Message", "ErrorMessage"]
     assert [str(message) for message in messages] == ["call 2", "ValueError: call 1", "ValueError: call 1"]
@@ -594,7 +596,9 @@ HOOKS = [
 @pytest.mark.parametrize(
     "error", [RuntimeError("broken engine"), KeyboardInterrupt("broken engine"), StopIteration("broken engine")]
 )
-async def test_an_error_of_the_engine_ends_the_run(hook: str, error: BaseException) -> None:
+async def test_an_error_of_the_engine_ends_the_run(
+    hook: str, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever fails in the engine, or in what is built on it: the run ends with an error, and never hangs."""
     graph = BrokenGraph()
     graph.broken, graph.error = hook, error
@@ -604,6 +608,52 @@ async def test_an_error_of_the_engine_ends_the_run(hook: str, error: BaseExcepti
     assert outcome.error is not None
     seen = [str(outcome.error), str(outcome.error.__cause__), *getattr(outcome.error, "__notes__", ())]
     assert any("broken engine" in one or "raised StopIteration" in one for one in seen), seen
+    caplog.clear()  # nobody was there any more to take what another node has failed with at the same time
+
+
+async def test_nodes_that_are_late_in_the_same_moment() -> None:
+    """Where the failure of one that is late ends the run, another one that is late too was stopped, and not late."""
+    failed: list[str] = []
+
+    class Strict(GraphRun):
+        def visit_failed(self, visit: Visit, error: BaseException) -> None:
+            failed.append(visit.node_run.node.name)
+            super().visit_failed(visit, error)
+            self.halt(RuntimeError("one is enough"))
+
+    class StrictGraph(Graph):
+        def new_run(self, ctx: InteractionContext, task: Any, progress: bool) -> GraphRun:
+            return Strict(self, ctx, task=task, progress=progress)
+
+    policy = NodePolicy(timeout=5)
+    outcome = await run(StrictGraph().add_node("a", forever, policy=policy).add_node("b", forever, policy=policy))
+    assert failed == ["a"]
+    assert isinstance(outcome.error, TimeoutError)
+    assert "b failed: RuntimeError: one is enough" in outcome.told
+
+
+async def test_a_run_that_is_cancelled_tells_nobody_of_failures() -> None:
+    """What a cancelled run leaves behind has not failed: hooks that write failures down are not called."""
+    told: list[str] = []
+
+    class Recording(GraphRun):
+        def before_failure(self, visit: Visit, error: Exception) -> None:
+            told.append(visit.node_run.node.name)
+
+        def visit_failed(self, visit: Visit, error: BaseException) -> None:
+            told.append(visit.node_run.node.name)
+
+    class RecordedGraph(Graph):
+        def new_run(self, ctx: InteractionContext, task: Any, progress: bool) -> GraphRun:
+            return Recording(self, ctx, task=task, progress=progress)
+
+    for progress in (True, False):
+        async with MiniAgents():
+            graph = RecordedGraph().add_node("a", forever).add_node("b", streams("x", "y")).add_node("c", repeat)
+            replies = graph.inquire(tokens(["x", "y"]), progress=progress)
+            await asyncio.sleep(0.5)
+            replies.cancel()
+    assert told == []
 
 
 async def test_nobody_waits_for_what_never_comes() -> None:
