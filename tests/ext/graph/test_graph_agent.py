@@ -1,9 +1,11 @@
 """Graphs as what they are: agents."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from miniagents import AWAIT, InteractionContext, Message, MiniAgents, achain_loop, miniagent
 from miniagents.ext.graph import Graph, GraphEvent, NodeFinished, NodePolicy, current_run
@@ -251,3 +253,25 @@ async def test_nodes_know_the_run_through_others() -> None:
     await run(Graph().add_node("a", calls).add_node("b", says("B")))
     assert len(seen) == 3
     assert len({*seen}) == 1
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_real_event_loops(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Graphs work on the clocks of asyncio and of uvloop: limits of time, pauses, lines, and cancellation."""
+
+    async def main() -> None:
+        policy = NodePolicy(timeout=0.02, attempts=2, backoff=lambda _: 0.001)
+        graph = Graph(max_concurrent=2, raise_errors=False).add_node("slow", forever, policy=policy)
+        graph.add_node("a", streams("x", "y", pause=0.002), policy=policy).add_node("b", repeat, after=["a"])
+        graph.add_node("c", Unreliable(1).agent, policy=policy).add_node("d", repeat, after=["slow"])
+        outcome = await run(graph)
+        assert outcome.summary == ("partial", ("slow",), ("d",))
+        assert outcome.results == {"b": "xy", "c": "call 2"}
+        assert 0.04 < outcome.seconds < 10
+        async with assert_no_leftovers(), MiniAgents():
+            replies = graph.inquire()
+            await asyncio.sleep(0.005)
+            assert replies.cancel()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())

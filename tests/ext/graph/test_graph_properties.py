@@ -25,7 +25,7 @@ from promising.errors import PromiseCancelledError
 
 pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
-many = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Spec(NamedTuple):
