@@ -76,7 +76,7 @@ def test_a_claim_on_a_virtual_clock(folder: Path) -> None:
                 assert await waiter is True
                 assert await store.wait("run", 1, timeout=3600) is False
                 seconds = time.monotonic() - started
-                assert store.renewals <= seconds  # far from the thousands that two hours would need
+                assert store.renewals <= seconds + 3  # far from the thousands that two hours would need
                 return seconds
 
     assert run_with_virtual_clock(main()) < 5

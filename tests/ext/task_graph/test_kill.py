@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[3]
 SHARED_MEMORY = Path("/dev/shm")  # where it is there: nothing of this has to outlive the machine
 
+pytestmark = pytest.mark.timeout(240)  # hundreds of processes
+
 
 @pytest.fixture
 def folder() -> Iterator[str]:
@@ -50,7 +52,7 @@ async def test_killed_at_every_boundary(folder: str, server: str) -> None:
     """Whatever moment it is, the result is that of an undisturbed run, and no node that had finished runs again."""
     undisturbed, *disturbed = [one async for one in lives(folder, server, "moments")]
     assert undisturbed["outcome"]["status"] == "partial"
-    assert len(disturbed) > 140
+    assert len(disturbed) > 120
     for one in disturbed:
         assert one["outcome"] == undisturbed["outcome"]
         assert one["again"] == []
