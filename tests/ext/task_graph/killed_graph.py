@@ -88,11 +88,11 @@ class Counts(AgentModule):
 
 
 class Asks(AgentModule):
-    """Wants to be asked again, twice."""
+    """Wants to be asked again, once."""
 
     async def process(self, cache: Cache, semaphore: asyncio.Semaphore) -> Any:
         visit = note_start()
-        if visit <= 2:
+        if visit == 1:
             await cache.set("again", True)
         return visit
 
@@ -107,12 +107,12 @@ class Drafts(AgentModule):
 
 
 class Verifies(AgentModule):
-    """Takes the third draft only."""
+    """Takes the second draft only."""
 
     async def process(self, cache: Cache, semaphore: asyncio.Semaphore) -> Any:
         note_start()
         draft = await cache.get("draft")
-        if draft < 3:
+        if draft < 2:
             raise ValueError(f"draft {draft} is not good enough")
         return draft
 
@@ -192,7 +192,7 @@ def nodes() -> list[Node]:
         snapshot=SnapshotControl.ALWAYS,
     )
     return [
-        node("start", Step(name="start", sets={"count": 0, "draft": 0, "plans": 0, "enough": 3})),
+        node("start", Step(name="start", sets={"count": 0, "draft": 0, "plans": 0, "enough": 2})),
         *(
             node(name, Step(name=name, sets={name: name}, pauses=place), after=["start"])
             for place, name in enumerate(workers)
@@ -210,7 +210,7 @@ def nodes() -> list[Node]:
         node("plan", Plans(), after=["gather"]),
         flow("planned", "plan", "plans < 2", "plan"),
         node("after planning", after=["planned"]),
-        flow("choose", "right", "count == 3", "after counting"),
+        flow("choose", "right", "count == 2", "after counting"),
         node("left", after=["choose"]),
         node("right", after=["choose"]),
         node("join", after=["left", "right"]),
