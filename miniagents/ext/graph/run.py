@@ -1,4 +1,4 @@
-"""A run of a graph: which node may start, which has ended, what follows from that.
+"""A run of a graph, and what vocabularies that are built on graphs can have otherwise in it.
 
 The run is a state machine without tasks of its own: each step is a plain function that is called when something has
 happened, and costs what the edges of the node cost. Nodes that wait are counters, not tasks.
@@ -24,7 +24,6 @@ from miniagents.ext.graph.reshaping import Reshaping
 from miniagents.ext.graph.states import (
     FAILED,
     FINISHED,
-    IDLE,
     PENDING,
     RUNNING,
     SKIPPED,
@@ -71,9 +70,7 @@ def current_run() -> "GraphRun":
     return visit.run
 
 
-_NOT_YET: dict[Visit, None] = {}
 _OTHERS_TO_NAME = 5
-_SETTLED = frozenset({FINISHED, FAILED, SKIPPED, IDLE})
 
 
 class GraphRun(Reshaping):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Steps"]
 
-_NOT_YET: "dict[Visit, None]" = {}
+_NOT_YET: "dict[Visit, None]" = {}  # stands for a limit of time that begins at the end of this step
 
 
 class Steps:
