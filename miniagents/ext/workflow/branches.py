@@ -5,6 +5,9 @@ state which no other branch of its group can come to goes on with it at once. Wh
 for the end of all of them, and then runs once. Groups nest: a branch that forks is a group inside of its group, and
 what it names may have to wait for outer groups as well.
 
+Where it cannot be seen what a state of a branch may name, that branch may come to anything, so that the others wait for
+it. That does not count for states that several branches come to: what follows there follows when they have met.
+
 Which groups a name has to wait for is decided when it is named, and recorded, so that a run that is taken up again goes
 on in the same way, also if the source by which it was decided is another one by then.
 """
@@ -14,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["Branch", "Branches", "Group", "are_beside"]
 
-Reach = frozenset[str] | None
-"""The states that a branch can come to; None where that is not known."""
+Successors = Callable[[str], frozenset[str] | None]
+"""Gives the states that a state can name; None where that is not known."""
 
 
 class Branch:
@@ -24,14 +27,19 @@ class Branch:
     Args:
         group: All of them.
         entry: The state that it begins with.
+
+    Attributes:
+        reach: The states that it can come to, as far as that is known.
+        is_unknown: Whether it may come to others, too.
     """
 
-    __slots__ = ("entry", "group", "reach")
+    __slots__ = ("entry", "group", "is_unknown", "reach")
 
     def __init__(self, group: "Group", entry: str) -> None:
         self.group = group
         self.entry = entry
-        self.reach: Reach = frozenset()  # as it was counted
+        self.reach: frozenset[str] = frozenset()
+        self.is_unknown = False
 
 
 class Group:
@@ -53,36 +61,38 @@ class Group:
         self.branches: dict[Branch, None] = {Branch(self, entry): None for entry in entries}
         self.named: dict[str, int] = {}
         self._counts: Counter[str] | None = None  # how many branches can come to a state; made when first needed
-        self._unknown = 0  # how many can come nobody knows where
+        self._unknown = 0  # how many may come to others than that
 
-    def others_can_come_to(self, name: str, branch: Branch, reach_of: Callable[[str], Reach]) -> bool:
+    def others_can_come_to(self, name: str, branch: Branch, successors: Successors) -> bool:
         """Whether a branch other than this one can come to a state."""
-        if len(self.branches) == 1:
-            return False
         if self._counts is None:
-            self._count(reach_of)
+            if len(self.branches) == 1:
+                return False
+            self._count(successors)
         assert self._counts is not None
-        if branch.reach is None:
-            return self._unknown > 1 or self._counts[name] > 0
-        return self._unknown > 0 or self._counts[name] > (name in branch.reach)
+        return self._unknown > branch.is_unknown or self._counts[name] > (name in branch.reach)
 
-    def _count(self, reach_of: Callable[[str], Reach]) -> None:
-        self._counts = Counter()
+    def _count(self, successors: Successors) -> None:
+        counts: Counter[str] = Counter()
+        self._counts = counts
         for branch in self.branches:
-            branch.reach = reach_of(branch.entry)
-            if branch.reach is None:
-                self._unknown += 1
-            else:
-                self._counts.update(branch.reach)
+            branch.reach, _ = _reach_of(branch.entry, successors, {})
+            counts.update(branch.reach)
+        for branch in self.branches:
+            _, branch.is_unknown = _reach_of(branch.entry, successors, counts)
+            self._unknown += branch.is_unknown
 
-    def remove(self, branch: Branch) -> None:
-        """Takes out a branch that has ended."""
+    def remove(self, branch: Branch, *, is_postponed: bool) -> None:
+        """Takes out a branch that has ended.
+
+        Args:
+            branch: The branch.
+            is_postponed: Whether what it has named follows later, so that it can still come to what it could come to.
+        """
         del self.branches[branch]
-        if self._counts is not None:
-            if branch.reach is None:
-                self._unknown -= 1
-            else:
-                self._counts.subtract(branch.reach)
+        if self._counts is not None and not is_postponed:
+            self._counts.subtract(branch.reach)
+            self._unknown -= branch.is_unknown
 
 
 class Branches:
@@ -93,16 +103,9 @@ class Branches:
         successors: Gives the states that a state can name; None where that is not known.
     """
 
-    def __init__(
-        self, start: Callable[[str, Branch | None], None], successors: Callable[[str], frozenset[str] | None]
-    ) -> None:
+    def __init__(self, start: Callable[[str, Branch | None], None], successors: Successors) -> None:
         self._start = start
         self._successors = successors
-        self._reach: dict[str, Reach] = {}
-
-    def forget(self) -> None:
-        """Has it found out anew which states can be come to, as there are others now."""
-        self._reach.clear()
 
     def waits_of(self, branch: Branch | None, names: Iterable[str]) -> dict[str, int]:
         """Decides how many groups the states that a branch names have to wait for.
@@ -121,7 +124,7 @@ class Branches:
             for name in waits:
                 if name in group.named:
                     waits[name] = max(waits[name], depth + group.named[name])
-                elif group.others_can_come_to(name, branch, self._reach_of):
+                elif group.others_can_come_to(name, branch, self._successors):
                     waits[name] = depth + 1
             depth += 1
             branch = group.outer
@@ -151,25 +154,35 @@ class Branches:
             if branch is None:
                 return
             group = branch.group
-            group.remove(branch)
+            group.remove(branch, is_postponed=bool(waits))
             if group.branches:
                 return
             branch, waits = group.outer, {name: groups - 1 for name, groups in group.named.items()}
 
-    def _reach_of(self, entry: str) -> Reach:
-        if entry not in self._reach:
-            self._reach[entry] = self._find_reach(entry)
-        return self._reach[entry]
 
-    def _find_reach(self, entry: str) -> Reach:
-        pending, found = [entry], {entry}
-        while pending:
-            following = self._successors(pending.pop())
-            if following is None:
-                return None
+def _reach_of(entry: str, successors: Successors, counts: Mapping[str, int]) -> tuple[frozenset[str], bool]:
+    """Finds what a branch can come to.
+
+    Args:
+        entry: The state that it begins with.
+        successors: What states can name.
+        counts: How many branches can come to a state. Behind those to which several can come nothing is looked for.
+
+    Returns:
+        The states, and whether there may be others.
+    """
+    pending, found, is_unknown = [entry], {entry}, False
+    while pending:
+        state = pending.pop()
+        if state != entry and counts.get(state, 0) > 1:
+            continue
+        following = successors(state)
+        if following is None:
+            is_unknown = True
+        else:
             pending += following - found
             found |= following
-        return frozenset(found)
+    return frozenset(found), is_unknown
 
 
 def are_beside(one: Branch | None, other: Branch | None) -> bool:

@@ -60,8 +60,9 @@ class DependencyConfig:
     Attributes:
         type: In which way the state depends on the other one.
         lifecycle: For how long a completion counts.
-        condition: A function of the agent, which has to hold besides; for CONDITIONAL it says whether the dependency
-            matters at all. It is looked at whenever a state has ended.
+        condition: A function of the agent, which has to hold besides: it is looked at when the other state has done
+            what is needed, and whenever a state has ended since. For CONDITIONAL it says whether the dependency matters
+            at all, and is looked at when all others are met.
         expiry: For how many seconds a completion counts.
         interval: After how many seconds a PERIODIC dependency is run again.
         timeout: How many seconds are waited for it: then a TIMEOUT dependency is given up, any other is an error.
@@ -75,6 +76,8 @@ class DependencyConfig:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
+        if self.type is DependencyType.CONDITIONAL and self.condition is None:
+            raise ValueError("a CONDITIONAL dependency needs a `condition`, a function of the agent")
         for name in ("expiry", "interval", "timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -87,8 +90,6 @@ class DependencyConfig:
             raise ValueError(f"a {self.lifecycle.name} dependency needs `{missing}` in seconds")
         if self.type is DependencyType.TIMEOUT and self.timeout is None:
             raise ValueError("a TIMEOUT dependency needs `timeout` in seconds")
-        if self.type is DependencyType.CONDITIONAL and self.condition is None:
-            raise ValueError("a CONDITIONAL dependency needs a `condition`, a function of the agent")
 
     @property
     def lasts(self) -> float | None:
@@ -171,23 +172,25 @@ def look_at(state: "StateRun", others: Mapping[str, "StateRun"], agent: Any, now
     """
     look = Look(now)
     groups: dict[DependencyType, list[str]] = {}
+    conditional: list[tuple[str, DependencyConfig]] = []
     for name, config in state.configs.items():
         if config.type in (DependencyType.XOR, DependencyType.OR):
             groups.setdefault(config.type, []).append(name)
-            continue
-        _look_at_one(look, state, others[name], config, agent)
+        elif config.type is DependencyType.CONDITIONAL:
+            conditional.append((name, config))
+        else:
+            _look_at_one(look, state, others[name], config, agent)
     for kind, names in groups.items():
         _look_at_group(look, state, kind, [others[name] for name in names], agent)
+    if not look.unmet:  # else it is too early for these conditions: they may be about what the others bring
+        for name, config in conditional:
+            if _holds(config, state, name, agent):
+                _look_at_one(look, state, others[name], config, agent)
     return look
 
 
 def _look_at_one(look: Look, state: "StateRun", other: "StateRun", config: DependencyConfig, agent: Any) -> None:
     kind, name = config.type, other.node.name
-    holds = _holds(config, state, name, agent)
-    if kind is DependencyType.CONDITIONAL:
-        if not holds:
-            return
-        holds = True
     if kind is DependencyType.OPTIONAL:
         met, reason = not other.is_at_work, f"{name} is still at work"
     elif kind is DependencyType.PARALLEL:
@@ -196,7 +199,7 @@ def _look_at_one(look: Look, state: "StateRun", other: "StateRun", config: Depen
         met, reason = other.has_ended, f"{name} has not ended"
     else:
         met, reason = _counts(look, state, other, config), f"{name} has not completed ({other.told})"
-    if met and not holds:
+    if met and not _holds(config, state, name, agent):
         met, reason = False, f"the condition of the dependency on {name} does not hold"
     if met:
         return

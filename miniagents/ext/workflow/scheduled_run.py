@@ -100,7 +100,6 @@ class ScheduledRun(RecordedRun):
         """Adds a state while the run goes on."""
         self.definitions[definition.name] = definition
         state = self.nodes[definition.name] = self.new_node_run(self.agent.node_of(definition))
-        self.branches.forget()
         self.waits.watch(state)
         if definition.name in self.agent.states:
             self.write_later(NewEntry("added", data={"state": definition.name}))

@@ -1,0 +1,84 @@
+"""What the tests of workflows share."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from miniagents.ext.workflow import Agent, Context
+from miniagents.testing import quiescence
+
+__all__ = ["Log", "agent_of", "goes_to", "started_task", "until_asked"]
+
+T = TypeVar("T")
+
+
+def started_task(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """Starts work in a task. An error that nobody asks for is no trouble."""
+    task = asyncio.get_running_loop().create_task(coroutine)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
+
+
+async def until_asked(agent: Agent, run_id: str | None = None) -> list[str]:
+    """Waits until all moves there are have been made, and gives the ids of the questions that are open then."""
+    await quiescence()
+    return [question.id for question in await agent.open_questions(run_id)]
+
+
+def agent_of(*functions: Callable[[Context], Awaitable[Any]], name: str = "work", **options: Any) -> Agent:
+    """A workflow of functions, which are called what their states are."""
+    agent = Agent(name, **{"ask": None, **options})
+    for function in functions:
+        agent.add_state(function.__name__, function)
+    return agent
+
+
+class Log:
+    """Writes down what states do, and when.
+
+    Attributes:
+        lines: What was written.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._began = asyncio.get_running_loop().time()
+
+    def write(self, line: str) -> None:
+        """Writes a line, after the seconds that have passed."""
+        self.lines.append(f"{asyncio.get_running_loop().time() - self._began:g} {line}")
+
+    def state(self, name: str, following: Any = None, seconds: float = 0.0, **values: Any) -> Any:
+        """A state that writes down its beginning and its end, and sets values.
+
+        Args:
+            name: What it is called.
+            following: What it returns.
+            seconds: How long it takes.
+            **values: What it sets.
+
+        Returns:
+            The function.
+        """
+
+        async def work(context: Context) -> Any:
+            self.write(name)
+            if seconds:
+                await asyncio.sleep(seconds)
+                self.write(f"{name} ends")
+            for key, value in values.items():
+                context.set_state(key, value)
+            return following
+
+        work.__name__ = name
+        return work
+
+
+def goes_to(name: str, following: Any) -> Any:
+    """A state that does nothing but name others. What it can name cannot be seen in its source."""
+
+    async def go(context: Context) -> Any:
+        return following
+
+    go.__name__ = name
+    return go
