@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-from miniagents import persist
 from miniagents.sequences import MessageSequencePromise, flatten_messages
 from promising.replay import COMPLETE, ReplayBuffer
 from promising.sentinels import NO_VALUE
@@ -20,8 +19,6 @@ def inputs_of(replies: "Iterable[MessageSequencePromise]") -> MessageSequencePro
     Returns:
         The sequence.
     """
-    if persist.contexts_with_handlers:
-        return MessageSequencePromise.on_messages(replies)
     return _Inputs(replies)
 
 

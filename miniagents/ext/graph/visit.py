@@ -287,8 +287,8 @@ class Visit(Admission):
         self.run.soon(self._preempted)
 
     def _preempted(self) -> None:
-        if self.over or self._allocation is None:
-            return
+        if self._allocation is None:
+            return  # it has been given back in the meantime
         if self.replies is not None:  # else it was about to be called
             self._tell_retry("its resources are needed for a node of a higher priority", "Preempted", 0.0)
             self.attempt -= 1  # it was no failure

@@ -61,6 +61,15 @@ async def test_a_line_can_be_used_again() -> None:
     assert timeline.entries == [(25, "b"), (45, "c")]
 
 
+async def test_what_has_ended_is_not_kept() -> None:
+    """However many limits have ended in time, nothing of them is left but the last ones."""
+    deadlines = deadlines_with(Timeline())
+    for number in range(1000):
+        deadlines.begin([number], 5).clear()
+    assert sum(map(len, deadlines._lines.values())) == 1
+    deadlines.stop()
+
+
 async def test_nothing_is_late_when_all_was_stopped() -> None:
     """After `stop` nobody is told of anything, and no timer is left."""
     timeline = Timeline()

@@ -77,6 +77,16 @@ def test_rings_are_named() -> None:
         Graph().add_node("e", repeat, after=["e"]).plan()
 
 
+async def test_a_graph_can_grow_between_its_runs() -> None:
+    """What was added after a run is part of the next one."""
+    graph = Graph().add_node("a", says("A"))
+    assert (await run(graph)).results == {"a": "A"}
+    graph.add_node("b", repeat, after=["a"])
+    assert (await run(graph)).results == {"b": "A"}
+    graph.add_node("c", repeat, after=["a"])
+    assert (await run(graph)).results == {"b": "A", "c": "A"}
+
+
 async def test_a_graph_that_cannot_run_fails_when_it_is_called() -> None:
     """Nothing of a graph with a ring is run; its error is raised where the reply is read."""
     graph = Graph().add_node("first", repeat).add_node("a", repeat, after=["b"]).add_node("b", repeat, after=["a"])

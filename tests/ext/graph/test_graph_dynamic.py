@@ -184,6 +184,7 @@ async def test_new_nodes_need_no_more_than_there_is() -> None:
 
     outcome = await run(Graph(pool=ResourcePool(total_cpu=8)).add_node("a", miniagent(add)))
     assert isinstance(outcome.error, ResourceError)
+    assert outcome.summary == ("failed", ("a",), ())
 
 
 async def test_nodes_are_added_by_nodes() -> None:

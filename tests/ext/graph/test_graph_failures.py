@@ -632,6 +632,28 @@ async def test_nodes_that_are_late_in_the_same_moment() -> None:
     assert "b failed: RuntimeError: one is enough" in outcome.told
 
 
+async def test_nothing_is_called_after_the_end() -> None:
+    """When a run has ended by an error, what would have happened in the same moment does not happen any more."""
+    called: list[str] = []
+
+    class Crashing(GraphRun):
+        def call(self, visit: Visit) -> Any:
+            called.append(f"{visit.node_run.node.name} {visit.attempt}")
+            if visit.attempt == 2:
+                raise KeyboardInterrupt
+            return super().call(visit)
+
+    class CrashingGraph(Graph):
+        def new_run(self, ctx: InteractionContext, task: Any, progress: bool) -> GraphRun:
+            return Crashing(self, ctx, task=task, progress=progress)
+
+    graph = CrashingGraph()
+    for name in "abc":
+        graph.add_node(name, Unreliable(9).agent, policy=retried(3, 5))
+    assert isinstance((await run(graph)).error, KeyboardInterrupt)
+    assert called == ["a 1", "b 1", "c 1", "a 2"]
+
+
 async def test_a_run_that_is_cancelled_tells_nobody_of_failures() -> None:
     """What a cancelled run leaves behind has not failed: hooks that write failures down are not called."""
     told: list[str] = []

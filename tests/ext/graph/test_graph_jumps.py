@@ -300,6 +300,31 @@ async def test_a_passed_branch_can_be_taken_later() -> None:
     assert outcome.results == {"meet": "right"}
 
 
+async def test_a_jump_while_an_attempt_cleans_up() -> None:
+    """A node that was about to be tried again when a jump makes it run again runs once more, and not twice."""
+    calls = 0
+
+    @miniagent
+    async def slow(ctx: InteractionContext) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            ctx.reply(f"call {calls}")
+            return
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            await asyncio.sleep(10)
+            raise
+
+    policy = NodePolicy(timeout=5, attempts=3, backoff=lambda _: 1.0)
+    graph = Graph().add_node("slow", slow, policy=policy).add_node("a", says("A", 7), policy=deciding("slow"))
+    outcome = await run(graph)
+    assert calls == 2
+    assert outcome.seconds == 15
+    assert outcome.results["slow"] == "call 2"
+
+
 async def test_what_is_held_is_given_back_by_a_jump() -> None:
     """A node that is stopped by a jump while it waits for a place, or has one, keeps none."""
     limit = ConcurrencyLimit(1)
@@ -339,6 +364,16 @@ async def test_a_run_has_a_most_of_starts() -> None:
     assert len(visits(outcome)) == 7
     assert outcome.summary == ("failed", ("slow",), ("a", "b", "c"))
     assert outcome.states()["slow"] == "NodeFailed"
+
+
+async def test_what_is_ready_when_a_run_is_ended_does_not_start() -> None:
+    """Of nodes that could start at once as many start as may, and the others are skipped."""
+    graph = Graph(max_starts=2)
+    for number in range(5):
+        graph.add_node(f"{number}", says("x", 1))
+    outcome = await run(graph)
+    assert visits(outcome) == ["0", "1"]
+    assert outcome.summary == ("failed", ("0", "1"), ("2", "3", "4"))
 
 
 async def test_a_run_may_use_all_of_its_starts() -> None:
@@ -401,6 +436,20 @@ async def test_conditions_are_asked_anew_at_each_visit() -> None:
     assert counter.calls == 3
     assert outcome.error is None
     assert outcome.summary == ("complete", (), ("a", "b"))
+
+
+async def test_a_condition_that_holds_is_not_asked_again() -> None:
+    """Further attempts of a node whose condition has held do not ask it again."""
+    asked = 0
+
+    def condition(*_: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 1
+
+    graph = Graph().add_node("a", Unreliable(2).agent, policy=when(condition, attempts=3, backoff=lambda _: 0.0))
+    assert (await run(graph)).results == {"a": "call 3"}
+    assert asked == 1
 
 
 async def test_a_condition_that_fails_fails_its_node() -> None:
