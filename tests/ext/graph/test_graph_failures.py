@@ -625,11 +625,19 @@ async def test_nodes_that_are_late_in_the_same_moment() -> None:
         def new_run(self, ctx: InteractionContext, task: Any, progress: bool) -> GraphRun:
             return Strict(self, ctx, task=task, progress=progress)
 
-    policy = NodePolicy(timeout=5)
-    outcome = await run(StrictGraph().add_node("a", forever, policy=policy).add_node("b", forever, policy=policy))
-    assert failed == ["a"]
-    assert isinstance(outcome.error, TimeoutError)
-    assert "b failed: RuntimeError: one is enough" in outcome.told
+    async with MiniAgents():
+        endless = tokens([1000, "x"])  # which is nobody's call, so that there is nothing to stop
+
+        @miniagent
+        async def forward(ctx: InteractionContext) -> None:
+            ctx.reply(endless)
+
+        policy = NodePolicy(timeout=5)
+        outcome = await run(StrictGraph().add_node("a", forward, policy=policy).add_node("b", forward, policy=policy))
+        assert failed == ["a"]
+        assert isinstance(outcome.error, TimeoutError)
+        assert "b failed: RuntimeError: one is enough" in outcome.told
+        (await anext(aiter(endless))).cancel()
 
 
 async def test_nothing_is_called_after_the_end() -> None:
