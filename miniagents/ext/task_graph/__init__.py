@@ -4,7 +4,8 @@
 * `nodes`, `modules`, `flow`: of what an agent is made
 * `inquiry`, `graph`, `run`, `state`: how a task runs on `miniagents.ext.graph`; `plans`: what a run does, as data
 * `work`, `parallel`, `outcomes`: how a node runs its modules; `tracing`: spans of all that
-* `snapshots`, `recording`: writing down where a run stands, and taking it up again
+* `snapshots`: where a run stands, as data; `recorder`, `changes`: writing that down; `restoring`: taking a run up again
+* `recording`, `fingerprints`: where snapshots are, whose a run is, and whether its graph is what it was
 * `errors`: what goes wrong
 """
 

@@ -1,7 +1,7 @@
 """What has changed in a run since the last snapshot."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents.ext.graph.run import NodeRun, NodeState
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from miniagents.ext.graph.visit import Visit
     from miniagents.ext.task_graph.run import TaskRun
 
-__all__ = ["NOTHING", "Ending", "Mark", "Written", "changes_since", "digests_of", "marks_of", "stored_in", "values_of"]
+__all__ = ["NOTHING", "Ending", "Mark", "Standing", "Written", "digests_of", "stored_in", "values_of"]
 
 
 class Ending(NamedTuple):
@@ -34,10 +34,6 @@ class Ending(NamedTuple):
     def name(self) -> str:
         """The name of the node."""
         return self.visit.node_run.node.name
-
-
-Endings = Mapping[str, Ending]
-"""Endings by the names of their nodes. Those that have been carried out, or given up, count no more."""
 
 
 class Mark(NamedTuple):
@@ -74,112 +70,117 @@ class Written(NamedTuple):
 NOTHING = Written()
 
 
-def marks_of(
-    run: "TaskRun", endings: Endings, written_once: Collection[str], known: Mapping[str, Mark]
-) -> dict[str, Mark]:
-    """Looks at all nodes, and only at a glance at those to which nothing can have happened.
+class Standing:
+    """Where a run stands at one moment.
 
     Args:
         run: The run.
-        endings: What is about to be carried out.
+        endings: What is about to be carried out. Those that have been, or were given up, do not count.
         written_once: The nodes that want their end written once, and have that.
-        known: The marks that they had.
-
-    Returns:
-        The marks of those that are not as at the beginning, by their names.
     """
-    marks: dict[str, Mark] = {}
-    for name, one in run.nodes.items():
-        if one.state is NodeState.PENDING and not one.visits:
-            continue
-        mark = known.get(name)
-        if mark is None or one.state is not NodeState.FINISHED or one.last is not mark.last:
-            mark = _mark_of(run, name, one, endings, name in written_once)
-        marks[name] = mark
-    return marks
 
+    def __init__(self, run: "TaskRun", endings: Iterable[Ending], written_once: Collection[str]) -> None:
+        self._run = run
+        self._endings = {one.name: one for one in endings if not one.visit.over}
+        self._written_once = written_once
+        # Visits at work begin anew after a restart, unless a decision is about to end them.
+        jumps = [one.jump for one in self._endings.values() if one.jump is not None]
+        ended = run._downstream_of(run.nodes[name] for jump in jumps for name in jump.targets if name in run.nodes)
+        self._begins_anew: dict[NodeRun, Visit] = {
+            one: one.visit
+            for name, one in run.nodes.items()
+            if one.visit is not None and name not in self._endings and one not in ended
+        }
 
-def _mark_of(run: "TaskRun", name: str, one: NodeRun, endings: Endings, is_written: bool) -> Mark:
-    if _ends(one, endings):
-        return Mark(NodeState.FINISHED, one.visits, one.visit, is_written=is_written)
-    visits = one.visits - (one.state is NodeState.RUNNING)
-    failures = run.state.failures.get(name, 0)
-    return Mark(one.state, visits, one.last, failures, one.reason, one.failed_node, one.passed_over, is_written)
+    def marks(self, known: Mapping[str, Mark]) -> dict[str, Mark]:
+        """Looks at all nodes, and only at a glance at those to which nothing can have happened.
 
+        Args:
+            known: The marks that they had.
 
-def changes_since(
-    known: Written, run: "TaskRun", endings: Endings, written_once: Collection[str]
-) -> tuple[SnapshotData, Written]:
-    """Finds out what has changed, but for the cache.
+        Returns:
+            The marks of those that are not as at the beginning, by their names.
+        """
+        marks: dict[str, Mark] = {}
+        for name, one in self._run.nodes.items():
+            if one.state is NodeState.PENDING and not one.visits:
+                continue
+            mark = known.get(name)
+            if mark is None or one.state is not NodeState.FINISHED or one.last is not mark.last:
+                mark = self._mark(name, one)
+            marks[name] = mark
+        return marks
 
-    Args:
-        known: What has been written; `NOTHING` for a full snapshot.
-        run: The run.
-        endings: See `marks_of`.
-        written_once: See `marks_of`.
+    def changes(self, known: Written) -> tuple[SnapshotData, Written]:
+        """Finds out what has changed, but for the cache.
 
-    Returns:
-        What is to be written, and what will have been written then.
-    """
-    marks = marks_of(run, endings, written_once, known.nodes)
-    execution = run.state.execution
-    plans = [*execution.execution_history, execution.current_plan]
-    at_work = [one.visit for one in run.nodes.values() if one.visit is not None and not _ends(one, endings)]
-    ending = [one for one in endings.values() if not one.visit.over]
-    data: SnapshotData = {
-        "full": known is NOTHING,
-        "jumps": {one.name: _jump_record(one.jump, one.delete) for one in ending if one.jump is not None},
-        "counts": {
-            "settled": execution.execution_index + sum(one.jump is None for one in ending),
-            "begun": execution.total_iterations - sum(visit.attempt > 0 for visit in at_work),
-        },
-        "nodes": {
-            name: _record(run, name, mark, endings) for name, mark in marks.items() if known.nodes.get(name) != mark
-        },
-        "withdrawn": [name for name in known.nodes if name not in marks],
-        "cache": {},
-        "raw": {},
-        "deleted": [],
-        "plans": [[step.nodes for step in plan.steps] for plan in plans[known.plans :]],
-        "warnings": [
-            f"a generator of {name} is at work; after a restart it begins anew"
-            for name in dict.fromkeys(name for name, _ in run.generators)
-        ],
-    }
-    return data, known._replace(nodes=marks, plans=len(plans))
+        Args:
+            known: What has been written; `NOTHING` for a full snapshot.
 
+        Returns:
+            What is to be written, and what will have been written then.
+        """
+        marks, endings = self.marks(known.nodes), self._endings.values()
+        execution = self._run.state.execution
+        plans = [*execution.execution_history, execution.current_plan]
+        data: SnapshotData = {
+            "full": known is NOTHING,
+            "jumps": {one.name: _jump_record(one.jump, one.delete) for one in endings if one.jump is not None},
+            "counts": {
+                "settled": execution.execution_index + sum(one.jump is None for one in endings),
+                "begun": execution.total_iterations - sum(visit.attempt > 0 for visit in self._begins_anew.values()),
+            },
+            "nodes": {name: self._record(name, mark) for name, mark in marks.items() if known.nodes.get(name) != mark},
+            "withdrawn": [name for name in known.nodes if name not in marks],
+            "cache": {},
+            "raw": {},
+            "deleted": [],
+            "plans": [[step.nodes for step in plan.steps] for plan in plans[known.plans :]],
+            "warnings": [
+                f"a generator of {name} is at work; after a restart it begins anew"
+                for name in dict.fromkeys(name for name, _ in self._run.generators)
+            ],
+        }
+        return data, known._replace(nodes=marks, plans=len(plans))
 
-def _ends(node_run: NodeRun, endings: Endings) -> bool:
-    ending = endings.get(node_run.node.name)
-    return ending is not None and not ending.visit.over
+    def _mark(self, name: str, one: NodeRun) -> Mark:
+        is_written = name in self._written_once
+        if name in self._endings:
+            return Mark(NodeState.FINISHED, one.visits, one.visit, is_written=is_written)
+        state, visits = one.state, one.visits
+        if one in self._begins_anew:
+            visits -= 1
+        elif state is NodeState.RUNNING:
+            state = NodeState.PENDING
+        failures = self._run.state.failures.get(name, 0)
+        return Mark(state, visits, one.last, failures, one.reason, one.failed_node, one.passed_over, is_written)
+
+    def _record(self, name: str, mark: Mark) -> NodeRecord:
+        run, node_run, ending = self._run, self._run.nodes[name], self._endings.get(name)
+        record: NodeRecord = {"state": mark.state.value, "visits": mark.visits}
+        if mark.state in (NodeState.FINISHED, NodeState.FAILED):
+            record["result"] = run.state.node_results[name]
+        if mark.last is not None:
+            record["messages"] = list(mark.last.messages)
+        if mark.failures:
+            record["failures"] = mark.failures
+        if mark.state is NodeState.SKIPPED:
+            record["reason"], record["passed_over"] = mark.reason, mark.passed_over
+            if mark.failed_node is not None:
+                record["failed_node"] = mark.failed_node.node.name
+        if ending is not None:
+            created = [node.name for node in ending.visit.new_nodes or ()]
+        else:
+            created = [one.node.name for one in node_run.created or ()]
+        if created:
+            record["created"] = {one: run.task_nodes[one] for one in created}
+        if mark.is_written:
+            record["is_written"] = True
+        return record
 
 
 def _jump_record(jump: "Jump", delete: Sequence[str]) -> JumpRecord:
     return {"targets": list(jump.targets), "why": jump.why, "cleanup": bool(jump.value), "delete": list(delete)}
-
-
-def _record(run: "TaskRun", name: str, mark: Mark, endings: Endings) -> NodeRecord:
-    node_run = run.nodes[name]
-    record: NodeRecord = {"state": mark.state.value, "visits": mark.visits}
-    if mark.state in (NodeState.FINISHED, NodeState.FAILED):
-        record["result"] = run.state.node_results[name]
-    if mark.last is not None:
-        record["messages"] = list(mark.last.messages)
-    if mark.failures:
-        record["failures"] = mark.failures
-    if mark.state is NodeState.SKIPPED:
-        record["reason"], record["passed_over"] = mark.reason, mark.passed_over
-        if mark.failed_node is not None:
-            record["failed_node"] = mark.failed_node.node.name
-    if _ends(node_run, endings):
-        created = [node.name for node in endings[name].visit.new_nodes or ()]
-    else:
-        created = [one.node.name for one in node_run.created or ()]
-    if created:
-        record["created"] = {one: run.task_nodes[one] for one in created}
-    if mark.is_written:
-        record["is_written"] = True
-    return record
 
 
 # --- the cache ---

@@ -11,10 +11,9 @@ from miniagents.ext.checkpoints.objects import Packed
 from miniagents.ext.task_graph.changes import (
     NOTHING,
     Ending,
+    Standing,
     Written,
-    changes_since,
     digests_of,
-    marks_of,
     stored_in,
     values_of,
 )
@@ -89,7 +88,7 @@ class SnapshotRecorder(RunRecorder):
         if found is not None:
             self._written_once = {name for name, record in found.nodes.items() if record.get("is_written")}
             restore_nodes(run, found)
-            self._written = self._written._replace(nodes=marks_of(run, {}, self._written_once, {}))
+            self._written = self._written._replace(nodes=Standing(run, (), self._written_once).marks({}))
             carry_out_jumps(run, found)
 
     def before_release(
@@ -148,7 +147,7 @@ class SnapshotRecorder(RunRecorder):
                 self._endings[ending.name] = ending
             known = self._written if self._written.size_since < self._written.size_of_full else NOTHING
             while True:
-                data, written = changes_since(known, run, self._endings, self._written_once)
+                data, written = Standing(run, self._endings.values(), self._written_once).changes(known)
                 # After the nodes: whatever counts as finished has put into the cache what it had to.
                 stored = await stored_in(run.cache, self._excluded)
                 if written.plans == len(run.state.execution.execution_history) + 1:

@@ -3,11 +3,15 @@
 import asyncio
 import json
 import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from miniagents import InteractionContext, MiniAgents, miniagent
 from miniagents.ext.cache import Cache, MemoryCache
@@ -202,6 +206,52 @@ async def test_settings_may_change(tmp_path: Path) -> None:
     assert (await take_up(again, task.id)).result == task.result
 
 
+@st.composite
+def random_nodes(draw: st.DrawFn) -> Callable[[], list[Node]]:
+    """Makes the same graph each time: up to six nodes, which may fail, or not be written down; one may jump back."""
+    names = "abcdef"[: draw(st.integers(2, 6))]
+    options = []
+    for place, name in enumerate(names):
+        before = draw(st.sets(st.sampled_from(names[:place]))) if place else set()
+        # What two decisions interrupt depends on which comes first, and so on when a process was killed.
+        has_jumped = any(one[2] == "jump" for one in options)
+        work = draw(st.sampled_from(["work", "work", "fail"] if has_jumped else ["work", "work", "fail", "jump"]))
+        target = draw(st.sampled_from(names[: place + 1]))
+        seconds = draw(st.integers(0, 2))
+        snapshot = draw(st.sampled_from(["always", "always", "never", "once"]))
+        options.append((name, sorted(before), work, target, seconds, snapshot))
+
+    def make(name: str, before: list[str], work: str, target: str, seconds: int, snapshot: str) -> Node:
+        async def do(cache: Cache) -> dict[str, Any]:
+            visit = current_visit()
+            assert visit is not None
+            await asyncio.sleep(seconds)
+            if work == "fail":
+                raise ValueError(f"{name} fails")
+            await cache.set(name, name)
+            return success(name, decision=target if work == "jump" and visit.number == 1 else None)
+
+        return node(name, do, after=before, max_retries=1, max_visits=20, snapshot=snapshot)
+
+    return lambda: [make(*one) for one in options]
+
+
+@settings(max_examples=25)
+@given(random_nodes())
+async def test_any_graph_from_any_snapshot(nodes: Callable[[], list[Node]]) -> None:
+    """It ends as it did."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with FileCheckpointStore(folder, durable=False) as store:
+            agent = agent_of(*nodes(), auto_snapshot=True, snapshot_store=store, snapshots_kept=100)
+            task = await run(agent)
+            places = snapshots(Path(folder), task)
+            for place in places[:-1]:
+                again = agent_of(*nodes(), auto_snapshot=True, snapshot_dir=folder, snapshots_kept=100)
+                kill_at(places[-1])
+                await take_up(again, place)
+                assert (statuses(again), results(again)) == (statuses(agent), results(agent))
+
+
 # --- whose it is ---
 
 
@@ -334,6 +384,27 @@ async def test_a_target_that_was_at_work(tmp_path: Path) -> None:
     await take_up(again, tmp_path / str(task.id))
     assert again.node_results == first.node_results
     assert runs(again) == {"broken": 0, "decide": 0, "target": 1, "meanwhile": 0}
+
+
+async def test_a_visit_that_a_decision_was_about_to_end(tmp_path: Path) -> None:
+    """It counts as begun, as it does if the decision is carried out at once."""
+
+    async def work(_: Any) -> int:
+        await asyncio.sleep(2)
+        visit = current_visit()
+        assert visit is not None
+        return visit.number
+
+    def nodes() -> list[Node]:
+        return [node("target", work), flow("decide", "target")]
+
+    first = recording_agent(tmp_path, *nodes())
+    task = await run(first)
+    assert results(first)["target"] == 2
+    again = recording_agent(tmp_path, *nodes())
+    await take_up(again, after(tmp_path, task, "decide"))
+    assert again.node_results == first.node_results
+    assert again.execution_state == first.execution_state
 
 
 # --- failures ---
