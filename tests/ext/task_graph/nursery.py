@@ -3,8 +3,9 @@
 It runs the graph itself, undisturbed; then it forks, so that a child is at work within milliseconds. As arguments it
 gets a folder, the address of a Redis server (empty: a cache in memory), and what to do:
 
-* `moments`: as many runs as there are moments at which to be killed: before a snapshot is written, when it is durable,
-  and when what follows from it has been carried out. Each of them is killed at one, and taken up by another process.
+* `moments STEP`: as many runs as there are moments at which to be killed: before a snapshot is written, when it is
+  durable, and when what follows from it has been carried out. Each of them is killed at one, and taken up by another
+  process. With a step of 2 it is every other moment.
 * `random SEED COUNT`: so many runs, each of which is killed a few times, whenever that happens to be.
 
 It prints a line of JSON for each run: how it ended, and which nodes were started again although they had finished.
@@ -252,7 +253,7 @@ def main(folder: str, redis: str, what: str, *arguments: str) -> None:
     undisturbed = grow_up(next(every))
     print(json.dumps(undisturbed), flush=True)
     if what == "moments":
-        moments = range(1, undisturbed["moments"])  # at the last one everything is over
+        moments = range(1, undisturbed["moments"], int(arguments[0]))  # at the last one everything is over
         lives = (life(next(every), iter([moment])) for moment in moments)
     else:
         seed, count = map(int, arguments)

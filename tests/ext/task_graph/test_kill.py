@@ -49,10 +49,13 @@ async def lives(folder: str, server: str, *what: str) -> AsyncIterator[dict[str,
 
 
 async def test_killed_at_every_boundary(folder: str, server: str) -> None:
-    """Whatever moment it is, the result is that of an undisturbed run, and no node that had finished runs again."""
-    undisturbed, *disturbed = [one async for one in lives(folder, server, "moments")]
+    """Whatever moment it is, the result is that of an undisturbed run, and no node that had finished runs again.
+
+    Each boundary has three moments. With a server, where all takes longer, it is one or two of them.
+    """
+    undisturbed, *disturbed = [one async for one in lives(folder, server, "moments", "2" if server else "1")]
     assert undisturbed["outcome"]["status"] == "partial"
-    assert len(disturbed) > 120
+    assert len(disturbed) > (60 if server else 120)
     for one in disturbed:
         assert one["outcome"] == undisturbed["outcome"]
         assert one["again"] == []

@@ -210,7 +210,7 @@ async def test_settings_may_change(tmp_path: Path) -> None:
 def random_nodes(draw: st.DrawFn) -> Callable[[], list[Node]]:
     """Makes the same graph each time: up to six nodes, which may fail, or not be written down; one may jump back."""
     names = "abcdef"[: draw(st.integers(2, 6))]
-    options = []
+    options: list[tuple[str, list[str], str, str, int, str]] = []
     for place, name in enumerate(names):
         before = draw(st.sets(st.sampled_from(names[:place]))) if place else set()
         # What two decisions interrupt depends on which comes first, and so on when a process was killed.
