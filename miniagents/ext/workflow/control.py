@@ -135,6 +135,8 @@ class Controlled(Monitored):
         run = self._unrecorded_run(run_id)
         if run is not None:
             return list(run.people.open.values())
+        if run_id is None and self.run_id is None:
+            return []
         return open_questions_of(await self._store().read(run_id or self.run_id or ""))
 
     async def answer(self, run_id: str | None, question_id: str, text: str) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from miniagents.ext.checkpoints import CheckpointStore, RunNotFoundError
 from miniagents.ext.workflow import Agent, Context
 from miniagents.testing import quiescence
 
-__all__ = ["Log", "agent_of", "goes_to", "started_task", "until_asked"]
+__all__ = ["Log", "agent_of", "goes_to", "started_task", "stopped", "until_asked", "until_recorded"]
 
 T = TypeVar("T")
 
@@ -23,6 +25,21 @@ async def until_asked(agent: Agent, run_id: str | None = None) -> list[str]:
     """Waits until all moves there are have been made, and gives the ids of the questions that are open then."""
     await quiescence()
     return [question.id for question in await agent.open_questions(run_id)]
+
+
+async def until_recorded(store: CheckpointStore, run_id: str, kind: str, count: int = 1) -> None:
+    """Waits until there are entries of a kind in the journal of a run."""
+    while True:
+        with suppress(RunNotFoundError):
+            if sum(entry.kind == kind for entry in await store.read(run_id)) >= count:
+                return
+        await asyncio.sleep(0.005)
+
+
+async def stopped(task: "asyncio.Task[Any]") -> None:
+    """Stops a run, which cannot do anything about it."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def agent_of(*functions: Callable[[Context], Awaitable[Any]], name: str = "work", **options: Any) -> Agent:
