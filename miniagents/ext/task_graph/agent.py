@@ -254,9 +254,11 @@ class Agent(MiniAgent):
     ) -> Task:
         """Goes on with a task where a snapshot says that it stood: what had finished is not run again.
 
+        If the task had ended with failures, what had failed is tried again.
+
         Args:
-            snapshot_dir: The folder of a snapshot, or that of the task for its newest one; or, with a `snapshot_store`,
-                the id of the task.
+            snapshot_dir: The folder of a snapshot, or that of the task for its newest one; or the id of the task, if
+                its snapshots are where this agent has them.
             timeout: See `run_task`.
 
         Returns:
@@ -266,6 +268,8 @@ class Agent(MiniAgent):
             SnapshotError: There is no such snapshot.
             GraphChangedError: The graph is another one by now; it says how it differs.
             RunClaimedError: Another process is at work at the task.
+            RunNotFoundError: There is no such task.
+            TaskTakenOverError: This process was at a standstill, and another one has taken up the task since.
         """
         from miniagents.ext.task_graph.recording import taken_up
 

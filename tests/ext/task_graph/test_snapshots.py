@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import stat
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
@@ -531,8 +532,6 @@ async def test_old_ones_are_removed(tmp_path: Path) -> None:
 
 
 def _copy(snapshot: Path, folder: Path) -> None:
-    import shutil
-
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(snapshot.parent, folder / snapshot.parent.name)
 
