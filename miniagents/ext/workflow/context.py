@@ -1,6 +1,6 @@
 """`Context`: what a state is given."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from miniagents.agents import MiniAgent
@@ -8,7 +8,7 @@ from miniagents.ext.labelled import LabelledPromise
 from miniagents.ext.values import is_immutable
 from miniagents.ext.workflow.copies import detached, is_same
 from miniagents.ext.workflow.errors import StateConflictError
-from miniagents.ext.workflow.shared import REMOVED, Writes
+from miniagents.ext.workflow.shared import REMOVED, Reducer, Writes
 from miniagents.ext.workflow.typed import check_fields, check_type, updated
 from miniagents.interaction import InteractionContext
 from miniagents.messages import MessagePromise
@@ -232,6 +232,11 @@ class Context:
     def store(self) -> "CheckpointStore | None":
         """Where the run is recorded."""
         return self._run.journal.store
+
+    @property
+    def reducers(self) -> Mapping[str, Reducer]:
+        """How values are put together."""
+        return self._shared.reducers
 
     def changes(self) -> Writes:
         """What the state has set, values that it has changed in place included.

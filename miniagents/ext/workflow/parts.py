@@ -75,18 +75,31 @@ class _Part:
 
     async def __call__(self, context: "Context") -> None:
         store = self._agent.store or context.store
-        values = {key: context.get_state(key) for key in context.keys()}  # noqa: SIM118
-        result: dict[str, Any] = {}
         run_id = context.idempotency_key
-        resume = store is not None and await is_there(store, run_id)
+        ended: list[WorkflowRun] = []
         await context.inquire(
-            self._agent, run_id=run_id, resume=resume, start=self._start, values=values, store=store, result=result
+            self._agent,
+            run_id=run_id,
+            resume=store is not None and await is_there(store, run_id),
+            start=self._start,
+            values={key: context.get_state(key) for key in context.keys()},  # noqa: SIM118
+            reducers=context.reducers,
+            store=store,
+            on_end=ended.append,
         )
-        for key, value in result.items():
-            if key not in values or _differ(values[key], value):
-                context.set_state(key, value)
-        for key in values.keys() - result.keys():
-            context.remove_state(key)
+        _take_over(context, ended[0])
+
+
+def _take_over(context: "Context", part: "WorkflowRun") -> None:
+    """Sets what a part has set. What is put together by a reducer is put together with what came meanwhile."""
+    before, after, given = part.journal.created["values"], part.shared.values, part.shared.given
+    for key, value in given.items():
+        context.set_state(key, value)
+    for key, value in after.items():
+        if key not in given and (key not in before or _differ(before[key], value)):
+            context.set_state(key, value)
+    for key in before.keys() - after.keys():
+        context.remove_state(key)
 
 
 def _differ(before: Any, now: Any) -> bool:

@@ -1,7 +1,7 @@
 """The life of a run: it is recorded, listens to what others have to say, and ends."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from logging import getLogger
@@ -14,7 +14,7 @@ from miniagents.ext.graph.run import GraphRun
 from miniagents.ext.workflow.errors import StateTypeError, WorkflowCancelledError
 from miniagents.ext.workflow.journal import Journal
 from miniagents.ext.workflow.people import People
-from miniagents.ext.workflow.shared import SharedState
+from miniagents.ext.workflow.shared import Reducer, SharedState
 from miniagents.ext.workflow.states import AgentStatus
 from miniagents.interaction import InteractionContext
 
@@ -57,10 +57,16 @@ class RecordedRun(GraphRun):
         self._rest: asyncio.Future[None] = self._loop.create_future()
         self._is_ending = False
 
-    def begin_with(self, journal: Journal) -> None:
-        """Says what has happened in the run so far; before it is run."""
+    def begin_with(self, journal: Journal, outer: Mapping[str, Reducer]) -> None:
+        """Says what has happened in the run so far; before it is run.
+
+        Args:
+            journal: That.
+            outer: The reducers of the run that this one is a part of.
+        """
         self.journal = journal
-        self.shared = SharedState(journal.created.get("values", {}), self.agent.reducers)
+        values = journal.created.get("values", {})
+        self.shared = SharedState(values, {**self.agent.reducers, **outer}, outer.keys())
 
     async def complete_and_clean_up(self, cleanup_timeout: float | None, checkpoint_interval: float | None) -> None:
         """Runs to the end, and waits for the clean-up of what was stopped.

@@ -1,6 +1,6 @@
 """The state that the states of a run share: who sees what when, and who must not set what."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents.ext.workflow.branches import are_beside
@@ -48,11 +48,18 @@ class SharedState:
     Args:
         values: What it begins with.
         reducers: How to put together what states set for one key.
+        outer: The keys with reducers of the run that this one is a part of.
+
+    Attributes:
+        values: The values that all see.
+        given: For these keys, what was set in this run alone, put together.
     """
 
-    def __init__(self, values: Mapping[str, Any], reducers: Mapping[str, Reducer]) -> None:
+    def __init__(self, values: Mapping[str, Any], reducers: Mapping[str, Reducer], outer: Collection[str] = ()) -> None:
         self.values = dict(values)
         self.reducers = reducers
+        self.given: Writes = {}
+        self._outer = outer
         self._commits = 0
         self._committed: dict[str, tuple[int, Writer]] = {}  # which commit has set each key last
         self._uncommitted: dict[str, str] = {}  # which state at work has set a key
@@ -98,6 +105,10 @@ class SharedState:
                 self.values[key] = self._reduced(key, value)
             else:
                 self.values[key] = value
+            if key in self._outer:
+                before = self.given.get(key, REMOVED)
+                both = before is not REMOVED and value is not REMOVED
+                self.given[key] = self.reducers[key](detached(before), detached(value)) if both else value
             self._committed[key] = (self._commits, writer)
         self.forget(writer.state, writes)
 
