@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json
 
 from miniagents.ext.graph.events import GraphFinished
 from miniagents.message import Message
@@ -28,7 +28,7 @@ class WorkflowResult(Message):
     def __str__(self) -> str:
         if self.text is not None:
             return self.text
-        return json.dumps(to_jsonable_python(self.state), ensure_ascii=False)
+        return to_json(self.state).decode()
 
 
 class WorkflowFinished(GraphFinished):
@@ -49,5 +49,5 @@ class WorkflowFinished(GraphFinished):
 
 def result_of(workflow: str, run_id: str, values: Mapping[str, Any]) -> WorkflowResult:
     """Makes the result of a run."""
-    plain = to_jsonable_python(values, fallback=repr, inf_nan_mode="strings", bytes_mode="base64")
-    return WorkflowResult(workflow=workflow, run_id=run_id, state=plain)
+    plain = to_json(values, fallback=repr, inf_nan_mode="strings", bytes_mode="base64")
+    return WorkflowResult(workflow=workflow, run_id=run_id, state=json.loads(plain))
