@@ -1,15 +1,17 @@
 """What the tests of workflows share."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from miniagents.ext.checkpoints import CheckpointStore, RunNotFoundError
 from miniagents.ext.workflow import Agent, Context
 from miniagents.testing import quiescence
 
-__all__ = ["Log", "agent_of", "goes_to", "started_task", "stopped", "until_asked", "until_recorded"]
+__all__ = ["Log", "agent_of", "expire_claim", "goes_to", "started_task", "stopped", "until_asked", "until_recorded"]
 
 T = TypeVar("T")
 
@@ -34,6 +36,12 @@ async def until_recorded(store: CheckpointStore, run_id: str, kind: str, count: 
             if sum(entry.kind == kind for entry in await store.read(run_id)) >= count:
                 return
         await asyncio.sleep(0.005)
+
+
+def expire_claim(path: Path, run_id: str) -> None:
+    """Makes the lease of a run end, as if its holder had not been heard of for long."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE runs SET until = 0 WHERE run_id = ?", (run_id,))
 
 
 async def stopped(task: "asyncio.Task[Any]") -> None:

@@ -12,6 +12,7 @@ from miniagents.ext.checkpoints import (
     CheckpointStoreError,
     Claim,
     Entry,
+    NewEntry,
     RunClaimedError,
     RunExistsError,
     RunNotFoundError,
@@ -33,7 +34,8 @@ from miniagents.ext.workflow import (
     WorkflowChangedError,
     WorkflowError,
 )
-from tests.ext.workflow.helpers import Log, agent_of, goes_to, started_task, stopped, until_recorded
+from miniagents.ext.workflow.journal import Journal
+from tests.ext.workflow.helpers import Log, agent_of, expire_claim, goes_to, started_task, stopped, until_recorded
 
 AT_ONCE = RetryPolicy(max_retries=2, initial_delay=0, jitter=False)
 
@@ -278,6 +280,69 @@ async def test_an_attempt_is_recorded_before_it_begins(store: CheckpointStore) -
     await agent.run(run_id="r")
     assert len(seen) == 6
     assert all(count == 1 for _, count in seen)
+
+
+async def test_what_has_come_of_a_state_is_recorded_before_anything_follows(any_store: CheckpointStore) -> None:
+    """When a state begins, all that it follows from is known already to whoever would take up the run."""
+
+    async def look(context: Context) -> Any:
+        recorded = {one.node for one in await any_store.read("r") if one.kind == "finished"}
+        assert recorded >= {"start": set(), "a": {"start"}, "b": {"start"}, "end": {"a", "b"}}[context.state_name]
+        return {"start": ["a", "b"], "a": "end", "b": "end"}.get(context.state_name)
+
+    agent = Agent("work", store=any_store, ask=None)
+    for name in ("start", "a", "b", "end"):
+        agent.add_state(name, look)
+    await agent.run(run_id="r")
+
+
+async def test_two_that_name_one_state_at_the_same_moment(store: CheckpointStore) -> None:
+    """States that are no group name the next one: it runs for each of them, or once for both, in any process."""
+    log = Log()
+
+    def made() -> Agent:
+        agent = agent_of(goes_to("start", None), log.state("end", None, 1), store=store)
+        for name in ("a", "b", "c"):
+            agent.add_state(name, log.state(name, "end", 5), dependencies={"start": DependencyType.REQUIRED})
+        return agent
+
+    agent = made()
+    await agent.run(run_id="r")
+    visits = agent.state_metadata["end"].visits
+    assert visits in (1, 2)
+    agent = made()
+    await agent.resume_run("r")
+    assert agent.state_metadata["end"].visits == visits
+
+
+async def test_nothing_is_added_to_a_journal_with_a_hole(tmp_path: Any) -> None:
+    """What could not be recorded is not followed by what came after it, though the store works again."""
+    async with Dying(tmp_path / "runs.db") as dying:
+        await dying.create("r", workflow="work")
+        async with await dying.claim("r") as claim:
+            journal = Journal(dying, claim)
+            dying.left = 0
+            with pytest.raises(StoreUnavailableError):
+                await journal.write(NewEntry("finished", "a"))
+            dying.left = 100
+            with pytest.raises(StoreUnavailableError):
+                await journal.write(NewEntry("finished", "b"))
+            await journal.flush()
+            assert await dying.read("r") == journal.entries == []
+
+
+async def test_entries_are_added_together_and_in_order(store: CheckpointStore) -> None:
+    """What is written while the disk is busy is added in one go, each entry where it was given."""
+    await store.create("r", workflow="work")
+    async with await store.claim("r") as claim:
+        journal = Journal(store, claim)
+        writings = [journal.write(NewEntry("note", f"{number}")) for number in range(100)]
+        wrong = journal.write(NewEntry("note", "wrong", data=object()))
+        writings.append(journal.write(NewEntry("note", "100")))
+        await asyncio.gather(*writings)
+        with pytest.raises(TypeError):
+            await wrong
+        assert [entry.node for entry in await store.read("r")] == [f"{number}" for number in range(101)]
 
 
 async def test_a_run_that_has_completed_is_just_read(store: CheckpointStore) -> None:
@@ -602,7 +667,7 @@ async def test_who_has_lost_a_run_stops_working_at_it(store: SQLiteCheckpointSto
     task = started_task(first.run(run_id="r"))
     await until_recorded(store, "r", "started")
     async with SQLiteCheckpointStore(store.path, synchronous="OFF") as other:
-        await _expire_claim(other, "r")
+        expire_claim(store.path, "r")
         second = started_task(agent_of(slow, store=other).resume_run("r"))
         await until_recorded(other, "r", "started", 2)
         for claim in store._claims:
@@ -612,16 +677,6 @@ async def test_who_has_lost_a_run_stops_working_at_it(store: SQLiteCheckpointSto
             await task
         await second
     assert [line.partition(" ")[2] for line in log.lines] == ["attempt 1", "attempt 2", "end of 1", "end of 2"]
-
-
-async def _expire_claim(store: SQLiteCheckpointStore, run_id: str) -> None:
-    """Makes a lease end, as if its holder had not been heard of for long."""
-    import sqlite3
-
-    connection = sqlite3.connect(store.path)
-    connection.execute("UPDATE runs SET until = 0 WHERE run_id = ?", (run_id,))
-    connection.commit()
-    connection.close()
 
 
 async def test_ids_of_runs(any_store: CheckpointStore) -> None:
