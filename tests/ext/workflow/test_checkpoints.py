@@ -1,5 +1,6 @@
 """Checkpoints as objects: what is in them, how they are written and read, and what goes on from them."""
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -286,6 +287,27 @@ async def test_a_question_is_part_of_a_checkpoint() -> None:
     assert (await other.open_questions())[0].deadline == question.deadline
     await other.answer(None, first, "well")
     assert await task == {"said": "well"}
+
+
+async def test_a_question_of_a_state_that_has_ended_is_not_asked_by_a_restored_run() -> None:
+    """What nobody waited for any more does not wait for an answer afterwards."""
+
+    async def ask(context: Context) -> str:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(context.human_in_the_loop("Well?"), 1)
+        return "end"
+
+    log = Log()
+    agent = agent_of(ask, log.state("end", None, 5))
+    task = started_task(agent.run())
+    await asyncio.sleep(2)
+    checkpoint = through_json(agent.create_checkpoint())
+    task.cancel()
+    other = agent_of(ask, log.state("end", None, 5))
+    await other.restore_from_checkpoint(checkpoint)
+    task = started_task(other.run())
+    assert await until_asked(other) == []
+    await task
 
 
 async def test_reducers_give_the_same_after_a_restart() -> None:

@@ -10,6 +10,8 @@ from miniagents.ext.workflow import (
     Agent,
     AgentStatus,
     Context,
+    DependencyConfig,
+    DependencyError,
     DependencyType,
     RetryPolicy,
     StateStatus,
@@ -199,6 +201,29 @@ async def test_a_state_cannot_wait_for_the_pause_of_its_own_run() -> None:
 
     with pytest.raises(WorkflowError, match="work would wait for its own end"):
         await agent.run()
+
+
+async def test_what_was_ready_before_a_pause_and_is_not_after_it() -> None:
+    """Whether a state can start is looked at until it does."""
+    log = Log()
+    agent = agent_of(goes_to("start", ["a", "b"]), log.state("a", None, 1), log.state("b", None, 3, closed=True))
+
+    def is_open(found: Any) -> bool:
+        return not found.get_state("closed")
+
+    config = DependencyConfig(DependencyType.REQUIRED, condition=is_open)
+    agent.add_state("late", log.state("late"), dependencies={"a": config})
+    task = started_task(agent.run())
+    await quiescence()
+    pausing = started_task(agent.pause())
+    await asyncio.sleep(2)
+    assert agent.state_metadata["late"].status is StateStatus.READY
+    await pausing
+    assert agent.state_metadata["late"].status is StateStatus.BLOCKED
+    await agent.resume()
+    with pytest.raises(DependencyError, match="the condition of the dependency on a does not hold"):
+        await task
+    assert "3 late" not in log.lines
 
 
 async def test_a_pause_during_a_retry() -> None:

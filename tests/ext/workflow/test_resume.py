@@ -282,6 +282,28 @@ async def test_an_attempt_is_recorded_before_it_begins(store: CheckpointStore) -
     assert all(count == 1 for _, count in seen)
 
 
+async def test_who_waits_for_a_place_has_not_been_tried(store: CheckpointStore) -> None:
+    """An attempt counts from its beginning: a state that only waited when the process died has its first one then."""
+    attempts = []
+
+    def made() -> Agent:
+        async def work(context: Context) -> None:
+            attempts.append((context.state_name, context.attempt))
+            await asyncio.sleep(1000 if len(attempts) == 1 else 1)
+
+        agent = Agent("work", max_concurrent=1, store=store, ask=None)
+        agent.add_state("start", goes_to("start", ["a", "b"]))
+        agent.add_state("a", work)
+        agent.add_state("b", work)
+        return agent
+
+    task = started_task(made().run(run_id="r"))
+    await until_recorded(store, "r", "started", 2)
+    await stopped(task)
+    await made().resume_run("r")
+    assert attempts == [("a", 1), ("a", 2), ("b", 1)]
+
+
 async def test_what_has_come_of_a_state_is_recorded_before_anything_follows(any_store: CheckpointStore) -> None:
     """When a state begins, all that it follows from is known already to whoever would take up the run."""
 
