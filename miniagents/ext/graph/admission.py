@@ -1,5 +1,6 @@
 """What has to be there before the agent of a node is called: its condition, places and resources."""
 
+from asyncio import Future
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -45,7 +46,7 @@ class Admission:
         self._inside = 0  # how many of the limits it has a place in
         self._line: ConcurrencyLimit | None = None  # where it waits for a place
         self._allocation: Allocation | None = None
-        self._work: Promise[Any] | None = None  # what has to be awaited before it goes on
+        self._work: Future[Any] | Promise[Any] | None = None  # what has to be awaited before it goes on
 
     def begin(self) -> None:
         """Begins: the agent is called as soon as condition, places and resources allow it."""
@@ -170,30 +171,38 @@ class Admission:
         then: Callable[[Any], None],
         otherwise: Callable[[BaseException], None] | None = None,
     ) -> None:
-        """Awaits something in a task, and goes on with its result; an error is one of the attempt.
+        """Waits for something, and goes on with its result; an error is one of the attempt.
 
         Args:
-            work: What to await.
+            work: What to wait for: a future, or what is awaited in a task.
             then: Gets the result.
             otherwise: Gets an error instead.
         """
+        if otherwise is None:
+            otherwise = self._attempt_failed
+        if isinstance(work, Future):
+            self._work = work
+            self.run.when(work, self._done, work, then, otherwise)
+            return
         promise = self._work = self.run.start(work)
         if promise._waiters is None:
             promise._waiters = []
-        self.run.when(park(promise._waiters), self._done, promise, then, otherwise or self._attempt_failed)
+        self.run.when(park(promise._waiters), self._done, promise, then, otherwise)
 
     def _done(
-        self, promise: Promise[Any], then: Callable[[Any], None], otherwise: Callable[[BaseException], None]
+        self,
+        work: "Future[Any] | Promise[Any]",
+        then: Callable[[Any], None],
+        otherwise: Callable[[BaseException], None],
     ) -> None:
-        if promise is not self._work:
+        if work is not self._work:
             return  # it was stopped, and whatever came of it
         self._work = None
-        failure = promise._failure
-        if failure is None:
-            then(promise._value)
+        error = work.exception() if isinstance(work, Future) else _error_of(work)
+        if error is not None:
+            otherwise(error)
         else:
-            failure.consume()
-            otherwise(failure.error)
+            then(work.result() if isinstance(work, Future) else work._value)
 
     def _when_over(self, call: Run, then: Callable[[], None], *, always: bool = False) -> None:
         """Goes on when a call has ended with all that it has started."""
@@ -208,3 +217,11 @@ class Admission:
     def _unless_over(self, then: Callable[[], None]) -> None:
         if not self.over:
             then()
+
+
+def _error_of(promise: Promise[Any]) -> BaseException | None:
+    failure = promise._failure
+    if failure is None:
+        return None
+    failure.consume()
+    return failure.error

@@ -53,6 +53,11 @@ class Steps:
         """Does what follows from a step."""
         raise NotImplementedError
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is known how the run ends, so that no step is made any more."""
+        return self._end.done()
+
     def now(self) -> float:
         """Seconds since the start of the run."""
         return self._loop.time() - self._began

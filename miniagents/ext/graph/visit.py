@@ -225,6 +225,8 @@ class Visit(Admission):
     # --- what fails ---
 
     def _attempt_failed(self, error: BaseException) -> None:
+        if self.run.is_over:
+            return  # it is what has ended the run
         if not isinstance(error, Exception):
             self.run.crash(error)
             return

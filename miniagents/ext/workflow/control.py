@@ -157,7 +157,7 @@ class Controlled(Monitored):
         entry = answer_entry(question_id, text)
         run = self._unrecorded_run(run_id)
         if run is not None:
-            run.journal.keep(entry)
+            run.journal.add(entry)
             run.people.tell(question_id, text, entry.attempt, run.time())
         else:
             await self._store().tell(run_id or self.run_id or "", entry)

@@ -8,11 +8,12 @@ was given, "added" and "lacks" of states that were added meanwhile or are missin
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.checkpoints import Entry, NewEntry, StaleClaimError
+from miniagents.ext.workflow.errors import StateTypeError
 
 if TYPE_CHECKING:
     from miniagents.ext.checkpoints import CheckpointStore, Claim
@@ -55,6 +56,10 @@ class Journal:
         store: Where entries are kept.
         claim: The right to add to them.
         entries: What has happened before.
+
+    Attributes:
+        store: The same, as `entries`.
+        on_failure: Is told once if the store fails: nothing can be added after that.
     """
 
     def __init__(
@@ -67,27 +72,30 @@ class Journal:
         self._waiting: list[_Writing] = []
         self._writer: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
+        self.on_failure: Callable[[BaseException], None] = lambda _: None
 
     @property
     def is_recorded(self) -> bool:
         """Whether there is a store."""
         return self.store is not None
 
-    def keep(self, *entries: NewEntry) -> None:
-        """Adds entries to what this process knows, where there is no store."""
-        now, count = time.time(), len(self.entries)
-        self.entries += [Entry(count + number, *entry, now) for number, entry in enumerate(entries, 1)]
-
-    def write(self, *entries: NewEntry, status: str | None = None) -> "asyncio.Future[None]":
-        """Adds entries to the store.
+    def add(self, *entries: NewEntry, status: str | None = None) -> "asyncio.Future[None] | None":
+        """Adds entries.
 
         Args:
             *entries: The entries; all of them are added, or none.
             status: The new status of the run, if it has one.
 
         Returns:
-            What is done when they are durable, or has the error. It need not be awaited.
+            What is done when they are durable, or has the error: a StateTypeError if something in them cannot be
+            written, else that of the store. It need not be awaited. None if there is nothing to wait for.
         """
+        if self.store is None:
+            now, number = time.time(), len(self.entries)
+            for entry in entries:
+                number += 1
+                self.entries.append(Entry(number, *entry, now))
+            return None
         writing = _Writing(entries, status)
         if self._failure is not None:
             writing.fail(self._failure)
@@ -155,7 +163,7 @@ class Journal:
             await self._add(entries, status)
         except (TypeError, ValueError) as error:  # an entry cannot be written; the others are not to suffer from it
             if len(group) == 1:
-                group[0].fail(error)
+                group[0].fail(_unwritable(group[0].entries, error))
                 return
             for writing in group:
                 await self._append([writing])
@@ -164,6 +172,7 @@ class Journal:
             for writing in [*group, *self._waiting]:
                 writing.fail(error)
             self._waiting = []
+            self.on_failure(error)
         else:
             for writing in group:
                 writing.succeed()
@@ -175,3 +184,9 @@ class Journal:
         self.entries += recorded
         if recorded and recorded[0].sequence == self._read_up_to + 1:  # nobody else has said anything in between
             self._read_up_to = recorded[-1].sequence
+
+
+def _unwritable(entries: Sequence[NewEntry], error: Exception) -> StateTypeError:
+    made = StateTypeError(f"what {entries[0].node or 'the run'} has set cannot be recorded: {error}")
+    made.__cause__ = error
+    return made

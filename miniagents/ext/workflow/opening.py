@@ -77,7 +77,7 @@ async def opened(
         if resume:
             raise WorkflowError(f"{agent.alias} has no store, so that nothing is known of runs; give it one")
         journal = Journal()
-        journal.keep(*await given.entries(agent, is_recorded=False))
+        journal.add(*await given.entries(agent, is_recorded=False))
         yield journal
         return
     if not resume:
@@ -88,7 +88,9 @@ async def opened(
         if resume:
             await _check(agent, store, run_id, given, journal)
         if not journal.created:
-            await journal.write(*await given.entries(agent, is_recorded=True))
+            recorded = journal.add(*await given.entries(agent, is_recorded=True))
+            assert recorded is not None
+            await recorded
         yield journal
 
 

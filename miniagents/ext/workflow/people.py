@@ -237,7 +237,9 @@ class People:
 
     async def _record(self, kind: str, context: "Context", question_id: str, **data: Any) -> None:
         entry = NewEntry(kind, context.state_name, context._visit.number, context.attempt, {"id": question_id, **data})
-        await self._run.write(entry)
+        writing = self._run.journal.add(entry)
+        if writing is not None:
+            await writing
 
 
 async def _accepts(validator: Callable[[str], Any], text: str) -> bool:

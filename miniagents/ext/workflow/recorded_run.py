@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from logging import getLogger
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from miniagents.ext.checkpoints import NewEntry
 from miniagents.ext.checkpoints.errors import CheckpointStoreError, StoreLockedError, StoreUnavailableError
 from miniagents.ext.graph.graph import Graph
 from miniagents.ext.graph.run import GraphRun
-from miniagents.ext.workflow.errors import StateTypeError, WorkflowCancelledError
+from miniagents.ext.workflow.errors import WorkflowCancelledError
 from miniagents.ext.workflow.journal import Journal
 from miniagents.ext.workflow.people import People
 from miniagents.ext.workflow.shared import Reducer, SharedState
@@ -65,6 +64,7 @@ class RecordedRun(GraphRun):
             outer: The reducers of the run that this one is a part of.
         """
         self.journal = journal
+        journal.on_failure = self.crash
         values = journal.created.get("values", {})
         self.shared = SharedState(values, {**self.agent.reducers, **outer}, outer.keys())
 
@@ -106,24 +106,6 @@ class RecordedRun(GraphRun):
 
     # --- recording ---
 
-    async def write(self, *entries: NewEntry) -> None:
-        """Adds entries to the journal, which are durable when this returns. If that cannot be, the run ends.
-
-        Raises:
-            StateTypeError: Something in them cannot be written.
-            CheckpointStoreError: They cannot be stored.
-        """
-        if not self.journal.is_recorded:
-            self.journal.keep(*entries)
-            return
-        try:
-            await self.journal.write(*entries)
-        except (TypeError, ValueError) as error:
-            raise StateTypeError(f"what {entries[0].node} has set cannot be recorded: {error}") from error
-        except CheckpointStoreError as error:
-            self.crash(error)
-            raise
-
     def write_later(
         self, *entries: NewEntry, status: str | None = None, then: Callable[[], None] | None = None
     ) -> None:
@@ -134,25 +116,20 @@ class RecordedRun(GraphRun):
             status: The new status of the run, if it has one.
             then: The step to make when they are durable; until then the run does not end.
         """
-        if not self.journal.is_recorded:
-            self.journal.keep(*entries)
-            if then is not None:
-                then()
+        writing = self.journal.add(*entries, status=status)
+        if then is None:
             return
-        if then is not None:
+        if writing is None:
+            then()
+        else:
             self._active += 1
-        writing = self.journal.write(*entries, status=status)
-        writing.add_done_callback(partial(self._written, then), context=self.context)
+            self.when(writing, self._written, writing, then)
 
-    def _written(self, then: Callable[[], None] | None, writing: "asyncio.Future[None]") -> None:
-        error = None if writing.cancelled() else writing.exception()
-        if error is not None:
-            self.crash(error)
-        elif then is not None:
-            self.make_step(self._go_on, then)
-
-    def _go_on(self, then: Callable[[], None]) -> None:
+    def _written(self, writing: "asyncio.Future[None]", then: Callable[[], None]) -> None:
         self._active -= 1
+        error = writing.exception()
+        if error is not None:
+            raise error
         then()
 
     # --- the end ---
@@ -169,11 +146,9 @@ class RecordedRun(GraphRun):
         self.write_later(entry, status=status, then=lambda: self._end.set_result(None))
 
     async def _record_cancelled(self) -> None:
-        entry = NewEntry("ended", data={"status": "cancelled"})
-        if self.journal.is_recorded:
-            await self.journal.write(entry, status="cancelled")
-        else:
-            self.journal.keep(entry)
+        writing = self.journal.add(NewEntry("ended", data={"status": "cancelled"}), status="cancelled")
+        if writing is not None:
+            await writing
 
     def cancel_all(self) -> None:
         """Ends the run."""
@@ -236,4 +211,4 @@ class RecordedRun(GraphRun):
             await asyncio.sleep(interval)
             number += 1
             running = [node_run.node.name for node_run in self.nodes.values() if node_run.visit is not None]
-            await self.write(NewEntry("checkpoint", visit=number, data={"running": running}))
+            self.journal.add(NewEntry("checkpoint", visit=number, data={"running": running}))

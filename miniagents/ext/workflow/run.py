@@ -71,11 +71,7 @@ class WorkflowRun(ScheduledRun):
         if data.is_announced:
             data.is_announced = False
             return None
-        entry = NewEntry("started", state.node.name, visit.number, data.attempt)
-        if self.journal.is_recorded:
-            return self.write(entry)
-        self.journal.keep(entry)
-        return None
+        return self.journal.add(NewEntry("started", state.node.name, visit.number, data.attempt))
 
     def call(self, visit: Visit) -> MessageSequencePromise:
         """See `GraphRun.call`."""
@@ -125,9 +121,8 @@ class WorkflowRun(ScheduledRun):
         data.is_ending = True
         entry = finished_entry(visit.node_run.node.name, visit.number, data)
         if self.journal.is_recorded:
-            return self.write(entry, *self._announcements(data))
-        self.journal.keep(entry)
-        return None
+            return self.journal.add(entry, *self._announcements(data))
+        return self.journal.add(entry)
 
     def _announcements(self, data: VisitData) -> list[NewEntry]:
         """Records of next states that they begin, where they do so at once: else each would wait for the disk again."""
@@ -164,11 +159,7 @@ class WorkflowRun(ScheduledRun):
         data.is_ending = True
         name = visit.node_run.node.name
         ends_run = not (self.saga.is_undoing or self.is_tolerated(name))
-        entry = failed_entry(name, visit.number, data.attempt, error, ends_run)
-        if self.journal.is_recorded:
-            return self.write(entry)
-        self.journal.keep(entry)
-        return None
+        return self.journal.add(failed_entry(name, visit.number, data.attempt, error, ends_run))
 
     def visit_failed(self, visit: Visit, error: BaseException) -> None:
         """See `GraphRun.visit_failed`."""

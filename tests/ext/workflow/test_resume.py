@@ -345,10 +345,10 @@ async def test_nothing_is_added_to_a_journal_with_a_hole(tmp_path: Any) -> None:
             journal = Journal(dying, claim)
             dying.left = 0
             with pytest.raises(StoreUnavailableError):
-                await journal.write(NewEntry("finished", "a"))
+                await journal.add(NewEntry("finished", "a"))
             dying.left = 100
             with pytest.raises(StoreUnavailableError):
-                await journal.write(NewEntry("finished", "b"))
+                await journal.add(NewEntry("finished", "b"))
             await journal.flush()
             assert await dying.read("r") == journal.entries == []
 
@@ -358,9 +358,9 @@ async def test_entries_are_added_together_and_in_order(store: CheckpointStore) -
     await store.create("r", workflow="work")
     async with await store.claim("r") as claim:
         journal = Journal(store, claim)
-        writings = [journal.write(NewEntry("note", f"{number}")) for number in range(100)]
-        wrong = journal.write(NewEntry("note", "wrong", data=object()))
-        writings.append(journal.write(NewEntry("note", "100")))
+        writings = [journal.add(NewEntry("note", f"{number}")) for number in range(100)]
+        wrong = journal.add(NewEntry("note", "wrong", data=object()))
+        writings.append(journal.add(NewEntry("note", "100")))
         await asyncio.gather(*writings)
         with pytest.raises(TypeError):
             await wrong
