@@ -1,6 +1,6 @@
 """What has to be there before the agent of a node is called: its condition, places and resources."""
 
-from asyncio import Future
+from asyncio import Future, get_running_loop
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from miniagents.ext.graph.states import NodeRun
 
 __all__ = ["Admission", "Held"]
+
+_MOST_PREEMPTIONS = 8
+"""How often one visit is stopped for others at most, so that it ends some day, however many of them come."""
 
 Held: TypeAlias = "tuple[tuple[ConcurrencyLimit, ...], Allocation | None]"
 """Places and resources, which somebody has to give back."""
@@ -33,7 +36,8 @@ class Admission:
     """
 
     __slots__ = (
-        "_admissible", "_allocation", "_inside", "_limits", "_line", "_work", "node_run", "over", "policy", "run",
+        "_admissible", "_allocation", "_inside", "_limits", "_line", "_preemptions", "_work", "node_run", "over",
+        "policy", "run",
     )  # fmt: skip
 
     def __init__(self, run: "GraphRun", node_run: "NodeRun") -> None:
@@ -46,6 +50,7 @@ class Admission:
         self._inside = 0  # how many of the limits it has a place in
         self._line: ConcurrencyLimit | None = None  # where it waits for a place
         self._allocation: Allocation | None = None
+        self._preemptions = 0
         self._work: Future[Any] | Promise[Any] | None = None  # what has to be awaited before it goes on
 
     def begin(self) -> None:
@@ -84,7 +89,7 @@ class Admission:
         name, pool = self.node_run.node.name, self.run.pool
         try:
             self._allocation = pool.try_acquire(
-                name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
+                name, policy.resources, preemptible=self._is_preemptible, on_preempt=self._preempt
             )
         except Exception as error:  # it is more than there will ever be
             self._not_admitted(error)
@@ -116,8 +121,12 @@ class Admission:
         policy = self.policy
         assert policy.resources is not None
         self._allocation = await self.run.pool.acquire(
-            self.node_run.node.name, policy.resources, preemptible=policy.preemptible, on_preempt=self._preempt
+            self.node_run.node.name, policy.resources, preemptible=self._is_preemptible, on_preempt=self._preempt
         )
+
+    @property
+    def _is_preemptible(self) -> bool:
+        return self.policy.preemptible and self._preemptions < _MOST_PREEMPTIONS
 
     def _preempt(self) -> None:
         """Is told that the resources are needed elsewhere."""
@@ -138,6 +147,20 @@ class Admission:
     def _attempt_failed(self, error: BaseException) -> None:
         """Is told that something has failed that was waited for in an attempt."""
         raise NotImplementedError
+
+    # --- places while the agent waits for something that may take days ---
+
+    def step_out(self) -> None:
+        """Leaves its places to others, but keeps its resources, until it steps in again."""
+        inside, self._inside = self._limits[: self._inside], 0
+        for limit in inside:
+            limit.leave()
+
+    async def step_in(self) -> None:
+        """Takes its places again, one after the other, as soon as it is its turn."""
+        while not self.over and self._inside < len(self._limits):
+            await _place_in(self._limits[self._inside])
+            self._inside += 1
 
     # --- giving back ---
 
@@ -217,6 +240,27 @@ class Admission:
     def _unless_over(self, then: Callable[[], None]) -> None:
         if not self.over:
             then()
+
+
+async def _place_in(limit: "ConcurrencyLimit") -> None:
+    """Waits for a place. If that is cancelled none is taken, also in the very moment in which it is given."""
+    turn: Future[None] = get_running_loop().create_future()
+
+    def take() -> None:
+        if turn.done():
+            limit.leave()
+        else:
+            turn.set_result(None)
+
+    if limit.enter(take):
+        return
+    try:
+        await turn
+    except BaseException:
+        limit.forget(take)
+        if not turn.cancelled():
+            limit.leave()
+        raise
 
 
 def _error_of(promise: Promise[Any]) -> BaseException | None:

@@ -171,7 +171,7 @@ class Graph(MiniAgent):
         if name in self._nodes:
             raise GraphDefinitionError(f"{self.alias} has a node {name!r} already; give this one another name")
         if node.policy.resources is not None:
-            self.pool.check(node.policy.resources, where=f"the node {name!r}")
+            self.pool.check(node.policy.resources, where=f"the node {name!r}", owner=name)
         self._nodes[name] = node
         self._plan = self._dependents = None
         return self

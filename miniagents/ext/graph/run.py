@@ -134,7 +134,7 @@ class GraphRun(Reshaping):
             raise GraphDefinitionError(f"there is a node {name!r} already; give the new one another name")
         node = Node.of(name, agent, after, policy)
         if node.policy.resources is not None:
-            self.pool.check(node.policy.resources, where=f"the node {name!r}")
+            self.pool.check(node.policy.resources, where=f"the node {name!r}", owner=name)
         if visit.new_nodes is None:
             visit.new_nodes = []
         visit.new_nodes.append(node)

@@ -83,10 +83,12 @@ class Scheduling(Steps):
                     self._start(node_run)
         finally:
             self._draining = False
-        if not self._active and not self._end.done():
-            if self.paused:
+        if self._end.done():
+            return
+        if self.paused:
+            if self.is_resting():
                 self.at_rest()
-                return
+        elif not self._active:
             if self._unsettled:
                 self.stuck([node for node in self.nodes.values() if node.state is PENDING])
             if not self._unsettled and not self._active and not queue:
@@ -224,6 +226,10 @@ class Scheduling(Steps):
     def all_settled(self) -> None:
         """Is told that nothing runs and nothing waits: the run ends here."""
         self._end.set_result(None)
+
+    def is_resting(self) -> bool:
+        """Whether nothing runs for whose end a pause has to wait."""
+        return not self._active
 
     def at_rest(self) -> None:
         """Is told that nothing runs any more, while the run is paused."""

@@ -291,6 +291,7 @@ class Visit(Admission):
     def _preempted(self) -> None:
         if self._allocation is None:
             return  # it has been given back in the meantime
+        self._preemptions += 1
         if self.replies is not None:  # else it was about to be called
             self._tell_retry("its resources are needed for a node of a higher priority", "Preempted", 0.0)
             self.attempt -= 1  # it was no failure

@@ -12,8 +12,10 @@
 
 from miniagents.ext.graph.resources import (
     Priority,
+    ResourceError,
     ResourcePool,
     ResourceRequirements,
+    ResourceTimeoutError,
     ResourceType,
 )
 from miniagents.ext.workflow.agent import Agent
@@ -47,8 +49,10 @@ __all__ = [
     "HumanInputError",
     "OpenQuestion",
     "Priority",
+    "ResourceError",
     "ResourcePool",
     "ResourceRequirements",
+    "ResourceTimeoutError",
     "ResourceType",
     "RetryPolicy",
     "StateConflictError",

@@ -186,19 +186,21 @@ class Agent(Controlled):
         reducers: Mapping[str, Reducer] | None = None,
         store: "CheckpointStore | None" = None,
         result: dict[str, Any] | None = None,
-        on_end: Callable[[WorkflowRun], None] | None = None,
+        on_begin: Callable[[WorkflowRun], None] | None = None,
     ) -> None:
         restored = None if resume else self._restored
         self._restored = None
         given = Given(ctx.message_promises, values or {}, start, self.met_before, restored)
         run_id = run_id or (restored.run_id if restored is not None else uuid4().hex)
         run = self._run = self._new_run(
-            ctx, run_id, timeout, progress=progress, replies_result=result is None and on_end is None
+            ctx, run_id, timeout, progress=progress, replies_result=result is None and on_begin is None
         )
         self._runs.add(run)
         try:
             async with opened(self, store or self.store, run_id, given, resume=resume) as journal:
                 run.begin_with(journal, reducers or {})
+                if on_begin is not None:
+                    on_begin(run)
                 await run.complete_and_clean_up(cleanup_timeout, self.checkpoint_interval)
         except (asyncio.CancelledError, PromiseCancelledError, WorkflowCancelledError):
             run.status = AgentStatus.CANCELLED
@@ -214,8 +216,6 @@ class Agent(Controlled):
             self.met_before |= set(run.completed)
         if result is not None:
             result.update(run.shared.values)
-        if on_end is not None:
-            on_end(run)
 
     def _new_run(
         self, ctx: InteractionContext, run_id: str, timeout: float | None, *, progress: bool, replies_result: bool

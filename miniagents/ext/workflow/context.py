@@ -210,6 +210,8 @@ class Context:
         The question is part of what is recorded of the run. When the run is resumed, a question that was answered is
         not asked again, as long as the state asks the same, and one that was not goes on waiting, until the same time.
 
+        Meanwhile another state may have the place of this one among the `max_concurrent`. Its resources it keeps.
+
         Args:
             prompt: What to ask.
             timeout: How many seconds to wait; None for as long as it takes.
@@ -237,6 +239,10 @@ class Context:
     def reducers(self) -> Mapping[str, Reducer]:
         """How values are put together."""
         return self._shared.reducers
+
+    def begin_part(self, part: "WorkflowRun") -> None:
+        """Takes note of the run of another workflow that this state stands for, before it begins."""
+        self._run.begin_part(part, self._visit)
 
     def changes(self) -> Writes:
         """What the state has set, values that it has changed in place included.

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from miniagents.ext.graph.run import current_visit
 from miniagents.ext.workflow.checkpoint import Checkpoint
 from miniagents.ext.workflow.errors import UnknownStateError, WorkflowError
 from miniagents.ext.workflow.monitoring import Monitored
@@ -35,20 +34,18 @@ class Controlled(Monitored):
             WorkflowError: Nothing runs, or one of the states that run has called this.
         """
         run = self._at_work("pause")
-        visit = current_visit()
-        if visit is not None and visit.run is run:
+        state = run.state_at_work_here()
+        if state is not None:
             raise WorkflowError(
-                f"{visit.node_run.node.name} would wait for its own end; pause from outside of the run, or do not wait "
-                "in the state: asyncio.ensure_future(agent.pause())"
+                f"{state} would wait for its own end; pause from outside of the run, or do not wait in the state: "
+                "asyncio.ensure_future(agent.pause())"
             )
-        run.status = AgentStatus.PAUSED
         run.enter(run.pause)
         await run.until_at_rest()
         return self.create_checkpoint()
 
     def _end_pause(self) -> None:
         run = self._at_work("resume")
-        run.status = AgentStatus.RUNNING
         run.enter(run.go_on)
 
     def cancel_state(self, name: str) -> bool:

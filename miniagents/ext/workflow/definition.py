@@ -71,7 +71,7 @@ class Definition(MiniAgent):
             raise WorkflowError(f"{self.alias} has a state {name!r} already; give this one another name")
         check_function(name, fn)
         if resources is not None:
-            self.resource_pool.check(resources, where=f"the state {name!r}")
+            self.resource_pool.check(resources, where=f"the state {name!r}", owner=name)
         if retry_policy is None:
             retry_policy = RetryPolicy(max_retries=max_retries or 0)
         elif max_retries is not None:

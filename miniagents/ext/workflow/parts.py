@@ -76,7 +76,12 @@ class _Part:
     async def __call__(self, context: "Context") -> None:
         store = self._agent.store or context.store
         run_id = context.idempotency_key
-        ended: list[WorkflowRun] = []
+        begun: list[WorkflowRun] = []
+
+        def begin(part: "WorkflowRun") -> None:
+            begun.append(part)
+            context.begin_part(part)
+
         await context.inquire(
             self._agent,
             run_id=run_id,
@@ -85,9 +90,9 @@ class _Part:
             values={key: context.get_state(key) for key in context.keys()},  # noqa: SIM118
             reducers=context.reducers,
             store=store,
-            on_end=ended.append,
+            on_begin=begin,
         )
-        _take_over(context, ended[0])
+        _take_over(context, begun[0])
 
 
 def _take_over(context: "Context", part: "WorkflowRun") -> None:

@@ -124,6 +124,7 @@ class People:
         if question.id in self._answers:
             return self._answers[question.id]
         text = await self._accepted(context, question, validator)
+        await context._visit.step_in()
         if text is None and default is None:
             await self._record("withdrawn", context, question.id)
             self.open.pop(question.id, None)
@@ -160,9 +161,10 @@ class People:
     async def _accepted(
         self, context: "Context", question: OpenQuestion, validator: Callable[[str], Any] | None
     ) -> str | None:
-        """Waits for an answer that will do; None if there was none in time."""
+        """Waits for an answer that will do; None if there was none in time. Others may have its place meanwhile."""
         visit = context._visit
         self.waiting[visit] = self.waiting.get(visit, 0) + 1
+        visit.step_out()
         self._asked.set()
         self._news[question.id] = asyncio.Event()
         refused: str | None = None

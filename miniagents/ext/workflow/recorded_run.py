@@ -18,6 +18,7 @@ from miniagents.ext.workflow.states import AgentStatus
 from miniagents.interaction import InteractionContext
 
 if TYPE_CHECKING:
+    from miniagents.ext.graph.visit import Visit
     from miniagents.ext.workflow.agent import Agent
 
 __all__ = ["RecordedRun"]
@@ -42,6 +43,7 @@ class RecordedRun(GraphRun):
         journal: What has happened in it so far, and where the rest is recorded.
         shared: The state that its states share.
         people: Its questions.
+        part_of: The visit that stands for this run, if it is a part of another one.
     """
 
     def __init__(self, agent: "Agent", graph: Graph, ctx: InteractionContext, *, run_id: str, progress: bool) -> None:
@@ -52,6 +54,7 @@ class RecordedRun(GraphRun):
         self.journal = Journal()
         self.shared = SharedState({}, agent.reducers)
         self.people = People(self, agent.ask)  # type: ignore[arg-type]
+        self.part_of: Visit | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._rest: asyncio.Future[None] = self._loop.create_future()
         self._is_ending = False
@@ -156,10 +159,17 @@ class RecordedRun(GraphRun):
 
     # --- pauses ---
 
+    @property
+    def rests(self) -> bool:
+        """Whether it is paused, and nothing in it runs any more."""
+        return self.paused and self._rest.done() and not self.is_over
+
     def at_rest(self) -> None:
         """See `GraphRun.at_rest`; also where the run has ended."""
         if not self._rest.done():
             self._rest.set_result(None)
+            if self.part_of is not None:
+                self.part_of.run.soon(_look_again)
 
     async def until_at_rest(self) -> None:
         """Waits until nothing runs any more, because the run was paused, or has ended."""
@@ -167,6 +177,7 @@ class RecordedRun(GraphRun):
 
     def go_on(self) -> None:
         """Ends a pause."""
+        self.status = AgentStatus.RUNNING
         self.paused = False
         self._rest = self._loop.create_future()
 
@@ -212,3 +223,7 @@ class RecordedRun(GraphRun):
             number += 1
             running = [node_run.node.name for node_run in self.nodes.values() if node_run.visit is not None]
             self.journal.add(NewEntry("checkpoint", visit=number, data={"running": running}))
+
+
+def _look_again() -> None:
+    """The step of a run of which a part has come to rest: it may be at rest itself now."""

@@ -1,5 +1,6 @@
 """Which states of a run are next: those that were named, those whose dependencies are met, those that undo others."""
 
+import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from miniagents.ext.workflow.replay import replay
 from miniagents.ext.workflow.saga import Saga
 from miniagents.ext.workflow.shared import Writer
 from miniagents.ext.workflow.state_run import StateRun, VisitData
-from miniagents.ext.workflow.states import State, StateMetadata, StateStatus
+from miniagents.ext.workflow.states import AgentStatus, State, StateMetadata, StateStatus
 from miniagents.ext.workflow.view import AgentInRun
 from miniagents.ext.workflow.waits import Waits
 from miniagents.interaction import InteractionContext
@@ -295,11 +296,46 @@ class ScheduledRun(RecordedRun):
 
     def pause(self) -> None:
         """Starts nothing any more. What runs goes on, but for states that wait for a person, a place or resources."""
+        self.status = AgentStatus.PAUSED
         self.paused = True
         for state in self.states:
             visit = state.visit
             if visit is not None and (visit in self.people.waiting or not visit.value.is_called):
                 self._put_back(state, visit)
+        for part in self._parts():
+            part.enter(part.pause)
+
+    def go_on(self) -> None:
+        """See `RecordedRun.go_on`."""
+        super().go_on()
+        for part in self._parts():
+            part.enter(part.go_on)
+
+    def begin_part(self, part: "ScheduledRun", visit: Visit) -> None:
+        """Takes note of a run that a visit stands for, before that begins."""
+        part.part_of = visit
+        visit.value.part = part
+        if self.paused:
+            part.pause()
+
+    def _parts(self) -> "list[ScheduledRun]":
+        """The parts at work."""
+        at_work = [state.visit.value.part for state in self.states if state.visit is not None]
+        return [part for part in at_work if part is not None]
+
+    def is_resting(self) -> bool:
+        """See `GraphRun.is_resting`: parts have to rest, too."""
+        return self._active == sum(part.rests for part in self._parts())
+
+    def state_at_work_here(self) -> str | None:
+        """The state that is at work in this task, or has called what is; None if it is none of this run."""
+        calls = {visit.replies._run: name for name, one in self.nodes.items() if (visit := one.visit) and visit.replies}
+        owner = getattr(asyncio.current_task(), "run", None)
+        while owner is not None:
+            if owner in calls:
+                return calls[owner]
+            owner = getattr(owner, "_parent", None)
+        return None
 
     def _put_back(self, state: StateRun, visit: Visit) -> None:
         """Stops a visit as if it had not begun."""

@@ -14,6 +14,7 @@ from miniagents.message import Message
 
 if TYPE_CHECKING:
     from miniagents.ext.workflow.context import Context
+    from miniagents.ext.workflow.scheduled_run import ScheduledRun
 
 __all__ = ["StateRun", "VisitData"]
 
@@ -32,11 +33,12 @@ class VisitData:
         waits: The states that it has named, and for how many groups each of them waits.
         writes: What it has set, once it has ended.
         messages: What a miniagent has replied.
+        part: The run of another workflow that it stands for.
     """
 
     __slots__ = (
-        "attempt", "branches", "context", "is_announced", "is_called", "is_ending", "messages", "returned", "waits",
-        "writer", "writes",
+        "attempt", "branches", "context", "is_announced", "is_called", "is_ending", "messages", "part", "returned",
+        "waits", "writer", "writes",
     )  # fmt: skip
 
     def __init__(self, writer: Writer, branches: "list[Branch | None]", attempt: int) -> None:
@@ -49,6 +51,7 @@ class VisitData:
         self.waits: Mapping[str, int] = {}
         self.writes: Writes = {}
         self.messages: tuple[Message, ...] = ()
+        self.part: ScheduledRun | None = None
 
 
 class StateRun(NodeRun):

@@ -69,4 +69,4 @@ async def test_killed_again_and_again(folder: str, server: str) -> None:
     for one in disturbed:
         assert one["outcome"] == undisturbed["outcome"]
         assert one["again"] == []
-    assert sum(one["killed"] for one in disturbed) > 12
+    assert sum(one["killed"] for one in disturbed) >= 6  # when that happens is chance

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from miniagents import MiniAgents
+from miniagents import InteractionContext, MiniAgents, miniagent
 from miniagents.ext.workflow import (
     Agent,
     AgentStatus,
@@ -112,7 +112,7 @@ async def test_a_pause_waits_for_what_runs_and_starts_nothing() -> None:
 async def test_a_pause_does_not_wait_for_people_nor_for_places() -> None:
     """A state that waits for an answer, or has not begun, begins anew after the pause, with the same question."""
     log = Log()
-    agent = Agent("work", max_concurrent=2, ask=None)
+    agent = Agent("work", max_concurrent=1, ask=None)
     agent.add_state("start", goes_to("start", ["ask", "slow", "waits"]))
 
     @agent.state
@@ -133,6 +133,64 @@ async def test_a_pause_does_not_wait_for_people_nor_for_places() -> None:
     assert await task == {"said": "so so"}
     assert log.lines[:4] == ["0 ask 1 1", "0 slow", "2 slow ends", "2 paused"]
     assert sorted(log.lines[4:]) == ["2 ask 2 1", "2 waits"]
+
+
+async def test_a_pause_counts_for_parts_of_other_workflows() -> None:
+    """What runs in them ends, and nothing starts there, until the pause ends."""
+    log = Log()
+    other = agent_of(log.state("one", "two", 2), log.state("two"), name="other")
+    agent = agent_of(goes_to("start", [(other, "one"), "beside"]), log.state("beside", None, 1))
+    task = started_task(agent.run())
+    await asyncio.sleep(0.5)
+    await agent.pause()
+    log.write("paused")
+    assert (agent.status, other.status) == (AgentStatus.PAUSED, AgentStatus.PAUSED)
+    await asyncio.sleep(5)
+    await agent.resume()
+    await task
+    assert sorted(log.lines[:2]) == ["0 beside", "0 one"]
+    assert log.lines[2:] == ["1 beside ends", "2 one ends", "2 paused", "7 two"]
+
+
+async def test_a_pause_does_not_wait_for_people_in_parts() -> None:
+    """They are asked the same again after it."""
+    other = Agent("other", ask=None)
+
+    @other.state
+    async def ask(context: Context) -> None:
+        context.set_state("said", await context.human_in_the_loop("Well?"))
+
+    agent = agent_of(goes_to("start", (other, "ask")))
+    task = started_task(agent.run())
+    assert await until_asked(other) == ["ask-1-1"]
+    await agent.pause()
+    await agent.resume()
+    await other.answer(None, "ask-1-1", "fine")
+    assert await task == {"said": "fine"}
+
+
+async def test_a_part_that_begins_during_a_pause() -> None:
+    """It waits for the end of the pause with all of its states."""
+    log = Log()
+    other = agent_of(log.state("one"), name="other")
+    agent = agent_of(goes_to("start", ["slow", (other, "one")]), log.state("slow", None, 1))
+
+    async def pause() -> None:
+        await agent.pause()
+        log.write("paused")
+
+    pausing = []
+
+    @agent.state
+    async def first(context: Context) -> list[Any]:
+        pausing.append(started_task(pause()))
+        return ["slow", (other, "one")]
+
+    run = started_task(agent.inquire(start="first").aresolve())
+    await asyncio.sleep(3)
+    await agent.resume()
+    await run
+    assert log.lines == ["0 paused", "3 slow", "3 one", "4 slow ends"]
 
 
 async def test_an_answer_during_a_pause() -> None:
@@ -201,6 +259,44 @@ async def test_a_state_cannot_wait_for_the_pause_of_its_own_run() -> None:
 
     with pytest.raises(WorkflowError, match="work would wait for its own end"):
         await agent.run()
+
+
+async def test_a_state_of_a_part_cannot_wait_for_the_pause_either() -> None:
+    """It would wait for its own end, too; and so would an agent that a state waits for."""
+    other = Agent("other", ask=None)
+
+    @miniagent
+    async def pauses(ctx: InteractionContext) -> None:
+        await agent.pause()
+
+    @other.state
+    async def work(context: Context) -> None:
+        await context.inquire(pauses)
+
+    agent = agent_of(goes_to("start", (other, "work")))
+    with pytest.raises(WorkflowError, match=r"other.work would wait for its own end"):
+        await agent.run()
+
+
+async def test_a_state_asks_for_a_pause() -> None:
+    """It does not wait for it."""
+    log = Log()
+    agent = agent_of(log.state("start"))
+    pausing = []
+
+    async def work(context: Context) -> str:
+        pausing.append(asyncio.ensure_future(agent.pause()))
+        await asyncio.sleep(1)
+        return "end"
+
+    agent = agent_of(work, log.state("end"))
+    task = started_task(agent.run())
+    await asyncio.sleep(2)
+    assert agent.status is AgentStatus.PAUSED
+    assert (await pausing[0]).completed_states == ("work",)
+    await agent.resume()
+    await task
+    assert log.lines == ["2 end"]
 
 
 async def test_what_was_ready_before_a_pause_and_is_not_after_it() -> None:
@@ -392,6 +488,59 @@ async def test_max_concurrent() -> None:
     assert [line for line in log.lines if line.endswith("ends")] == [
         "1 a ends", "1 b ends", "2 c ends", "2 d ends", "3 e ends",
     ]  # fmt: skip
+
+
+async def test_who_waits_for_a_person_leaves_its_place() -> None:
+    """Others may have it meanwhile; with the answer it is taken again, when there is one."""
+    log = Log()
+    agent = agent_of(goes_to("start", ["ask", "a", "b"]), log.state("a", None, 2), log.state("b", None, 2),
+                     max_concurrent=1)  # fmt: skip
+
+    @agent.state
+    async def ask(context: Context) -> None:
+        log.write(f"{await context.human_in_the_loop('Well?')}!")
+        await asyncio.sleep(1)
+        log.write("asked")
+
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    await agent.answer(None, "ask-1-1", "yes")
+    await task
+    assert log.lines == ["0 a", "2 a ends", "2 b", "4 b ends", "4 yes!", "5 asked"]
+
+
+@pytest.mark.parametrize("turns", [None, 0, 1, 2, 3, 4, 5])
+async def test_who_is_stopped_while_waiting_for_a_person_or_its_place_holds_none(turns: int | None) -> None:
+    """Whatever comes afterwards gets it, also if the stop comes in the very turn in which the place is given."""
+    log = Log()
+    agent = agent_of(goes_to("start", ["ask", "a"]), log.state("b", None, 1), max_concurrent=1)
+
+    def stop(turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(stop, turns - 1)
+        else:
+            agent.cancel_state("ask")
+
+    @agent.state
+    async def a(context: Context) -> str:
+        await asyncio.sleep(2)
+        if turns is not None:
+            stop(turns)
+        return "b"
+
+    @agent.state
+    async def ask(context: Context) -> None:
+        log.write(f"{await context.human_in_the_loop('Well?')}!")
+        await asyncio.sleep(1)
+
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    if turns is None:
+        agent.cancel_state("ask")
+    else:
+        await agent.answer(None, "ask-1-1", "yes")
+    await task
+    assert log.lines in (["2 b", "3 b ends"], ["2 yes!", "2 b", "3 b ends"])
 
 
 # --- looking at it ---

@@ -7,13 +7,14 @@ import pytest
 
 from miniagents import MiniAgents
 from miniagents.ext.graph import NodeRetried
-from miniagents.ext.graph.resources import ResourceTimeoutError
 from miniagents.ext.workflow import (
     Agent,
     Context,
     Priority,
+    ResourceError,
     ResourcePool,
     ResourceRequirements,
+    ResourceTimeoutError,
     ResourceType,
     StateStatus,
 )
@@ -100,6 +101,35 @@ async def test_preemption() -> None:
     assert agent.get_state("low") == 2
     assert [message.error_type for message in messages if isinstance(message, NodeRetried)] == ["Preempted"]
     assert used(agent.resource_pool) == 0
+
+
+async def test_a_state_is_not_preempted_for_ever() -> None:
+    """However many states of a higher priority come, in the end it is left in peace."""
+    agent = Agent("work", ResourcePool(total_cpu=1, enable_preemption=True), ask=None)
+    agent.add_state("start", goes_to("start", ["low", "trigger"]))
+    begun = []
+
+    async def low(context: Context) -> None:
+        begun.append(context.attempt)
+        await asyncio.sleep(5)
+        context.set_state("low", "done")
+
+    async def trigger(context: Context) -> list[str]:
+        await asyncio.sleep(2)
+        return [] if context.get_state("low") or len(begun) > 20 else ["high", "trigger"]
+
+    agent.add_state("low", low, resources=cpus(1, Priority.LOW), preemptible=True)
+    agent.add_state("trigger", trigger)
+    agent.add_state("high", goes_to("high", None), resources=cpus(1, Priority.HIGH))
+    assert (await agent.run())["low"] == "done"
+    assert len(begun) == 9
+
+
+async def test_more_than_its_quota_is_refused_when_a_state_is_added() -> None:
+    """As more than the pool has is."""
+    pool = ResourcePool(total_cpu=4, enable_quotas=True, quotas={"work": 0.5})
+    with pytest.raises(ResourceError, match="the quota of 'work' allows cpu 2"):
+        Agent("agent", pool, ask=None).add_state("work", goes_to("work", None), resources=cpus(3))
 
 
 async def test_a_preempted_state_is_recorded(store: Any) -> None:
