@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["Branch", "Branches", "Group", "are_beside"]
 
+_NOTHING: frozenset[str] = frozenset()
 Successors = Callable[[str], frozenset[str] | None]
 """Gives the states that a state can name; None where that is not known."""
 
@@ -29,7 +30,7 @@ class Branch:
         entry: The state that it begins with.
 
     Attributes:
-        reach: The states that it can come to, as far as that is known.
+        reach: The states that it can come to after that, as far as that is known.
         is_unknown: Whether it may come to others, too.
     """
 
@@ -38,8 +39,12 @@ class Branch:
     def __init__(self, group: "Group", entry: str) -> None:
         self.group = group
         self.entry = entry
-        self.reach: frozenset[str] = frozenset()
+        self.reach = _NOTHING
         self.is_unknown = False
+
+    def can_come_to(self, name: str) -> bool:
+        """Whether it is known that it can come to a state."""
+        return name == self.entry or name in self.reach
 
 
 class Group:
@@ -70,16 +75,19 @@ class Group:
                 return False
             self._count(successors)
         assert self._counts is not None
-        return self._unknown > branch.is_unknown or self._counts[name] > (name in branch.reach)
+        return self._unknown > branch.is_unknown or self._counts[name] > branch.can_come_to(name)
 
     def _count(self, successors: Successors) -> None:
         counts: Counter[str] = Counter()
         self._counts = counts
+        everything = _Reach(successors, {})
         for branch in self.branches:
-            branch.reach, _ = _reach_of(branch.entry, successors, {})
+            branch.reach, _ = everything.of(branch.entry)
             counts.update(branch.reach)
+            counts[branch.entry] += branch.entry not in branch.reach
+        until_others = _Reach(successors, counts)
         for branch in self.branches:
-            _, branch.is_unknown = _reach_of(branch.entry, successors, counts)
+            _, branch.is_unknown = until_others.of(branch.entry)
             self._unknown += branch.is_unknown
 
     def remove(self, branch: Branch, *, is_postponed: bool) -> None:
@@ -92,6 +100,7 @@ class Group:
         del self.branches[branch]
         if self._counts is not None and not is_postponed:
             self._counts.subtract(branch.reach)
+            self._counts[branch.entry] -= branch.entry not in branch.reach
             self._unknown -= branch.is_unknown
 
 
@@ -160,29 +169,41 @@ class Branches:
             branch, waits = group.outer, {name: groups - 1 for name, groups in group.named.items()}
 
 
-def _reach_of(entry: str, successors: Successors, counts: Mapping[str, int]) -> tuple[frozenset[str], bool]:
-    """Finds what a branch can come to.
+class _Reach:
+    """Finds what branches can come to.
 
     Args:
-        entry: The state that it begins with.
         successors: What states can name.
         counts: How many branches can come to a state. Behind those to which several can come nothing is looked for.
-
-    Returns:
-        The states, and whether there may be others.
     """
-    pending, found, is_unknown = [entry], {entry}, False
-    while pending:
-        state = pending.pop()
-        if state != entry and counts.get(state, 0) > 1:
-            continue
-        following = successors(state)
+
+    def __init__(self, successors: Successors, counts: Mapping[str, int]) -> None:
+        self._successors = successors
+        self._counts = counts
+        self._known: dict[frozenset[str], tuple[frozenset[str], bool]] = {}
+
+    def of(self, entry: str) -> tuple[frozenset[str], bool]:
+        """Gives the states that follow the one that a branch begins with, and whether there may be others."""
+        following = self._successors(entry)
         if following is None:
-            is_unknown = True
-        else:
-            pending += following - found
-            found |= following
-    return frozenset(found), is_unknown
+            return _NOTHING, True
+        if following not in self._known:  # many states that are alike have the same ones
+            self._known[following] = self._behind(following)
+        return self._known[following]
+
+    def _behind(self, following: frozenset[str]) -> tuple[frozenset[str], bool]:
+        pending, found, is_unknown = list(following), set(following), False
+        while pending:
+            state = pending.pop()
+            if self._counts.get(state, 0) > 1:
+                continue
+            further = self._successors(state)
+            if further is None:
+                is_unknown = True
+            else:
+                pending += further - found
+                found |= further
+        return frozenset(found), is_unknown
 
 
 def are_beside(one: Branch | None, other: Branch | None) -> bool:

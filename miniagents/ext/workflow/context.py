@@ -48,6 +48,11 @@ class Context:
         ```
     """
 
+    __slots__ = (
+        "__weakref__", "_call", "_questions", "_read", "_run", "_shared", "_visit", "_writer", "_writes", "attempt",
+        "idempotency_key", "run_id", "state_name",
+    )  # fmt: skip
+
     def __init__(self, run: "WorkflowRun", visit: "Visit", call: InteractionContext) -> None:
         data: VisitData = visit.value
         self._run = run

@@ -9,7 +9,7 @@ from miniagents.ext.graph.graph import Node
 from miniagents.ext.graph.resources import ResourcePool, ResourceRequirements
 from miniagents.ext.workflow.dependencies import Dependencies, configs_of
 from miniagents.ext.workflow.errors import WorkflowChangedError, WorkflowError
-from miniagents.ext.workflow.states import RetryPolicy, State, StateFunction
+from miniagents.ext.workflow.states import NO_RETRIES, RetryPolicy, State, StateFunction
 from miniagents.ext.workflow.work import check_function, node_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Definition(MiniAgent):
         if resources is not None:
             self.resource_pool.check(resources, where=f"the state {name!r}", owner=name)
         if retry_policy is None:
-            retry_policy = RetryPolicy(max_retries=max_retries or 0)
+            retry_policy = RetryPolicy(max_retries=max_retries) if max_retries else NO_RETRIES
         elif max_retries is not None:
             retry_policy = replace(retry_policy, max_retries=max_retries)
         is_named = compensation is None or isinstance(compensation, str)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScheduledRun"]
 
+_OF_THE_RUN = (None,)
 _GOES_ON_AFTER_FAILURE = (DependencyType.OPTIONAL, DependencyType.SEQUENTIAL)
 
 
@@ -143,12 +144,13 @@ class ScheduledRun(RecordedRun):
             return
         state = self.state_named(name, "a state")
         if not state.is_at_work:
-            state.branches.append(branch)
+            state.branches += (branch,)
             self._make_pending(state)
         elif state.has_begun:
-            state.again.append(branch)
+            state.again += (branch,)
         else:
-            (state.branches if state.visit is None else state.visit.value.branches).append(branch)
+            waits = state if state.visit is None else state.visit.value
+            waits.branches += (branch,)
 
     def _make_pending(self, state: StateRun) -> None:
         state.state = NodeState.PENDING
@@ -172,7 +174,7 @@ class ScheduledRun(RecordedRun):
 
     def take(self, state: StateRun) -> VisitData:
         """Begins a visit: what the state was asked to do is done by it."""
-        branches, state.branches = state.branches or [None], []
+        branches, state.branches = state.branches or _OF_THE_RUN, ()
         if state.configs:
             state.used = {name: self.nodes[name].completions for name in state.configs}  # type: ignore[attr-defined]
         writer = Writer(state.node.name, branches[0], self.shared.commits)
@@ -202,10 +204,10 @@ class ScheduledRun(RecordedRun):
         if data.messages:
             for name in data.waits:
                 self.state_named(name, state.node.name).named_by = data.messages
-        first, *others = data.branches
-        self.branches.go_on(first, data.waits)
-        self.end_branches(others)
-        self.run_again(state)
+        self.branches.go_on(data.branches[0], data.waits)
+        self.end_branches(data.branches[1:])
+        if state.again:
+            self.run_again(state)
 
     def end_branches(self, branches: Iterable[Branch | None]) -> None:
         """Goes on where branches have ended."""
@@ -215,7 +217,7 @@ class ScheduledRun(RecordedRun):
     def run_again(self, state: StateRun) -> None:
         """Runs a state once more, if that was asked for while it ran."""
         if state.again and not state.is_at_work:
-            state.branches, state.again = state.again, []
+            state.branches, state.again = state.again, ()
             self._make_pending(state)
 
     # --- failures ---
@@ -253,7 +255,7 @@ class ScheduledRun(RecordedRun):
         self._abandon(state)
         self.waits.forget(state)
         state.state = settled
-        state.branches, state.again = [], []
+        state.branches, state.again = (), ()
         state.metadata.status = status
         self._unsettled -= 1
 

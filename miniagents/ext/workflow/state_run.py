@@ -1,8 +1,8 @@
 """A state in a run, and one visit of it."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from miniagents.ext.graph.graph import Node
 from miniagents.ext.graph.run import NodeRun, NodeState
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from miniagents.ext.workflow.scheduled_run import ScheduledRun
 
 __all__ = ["StateRun", "VisitData"]
+
+Waiting: TypeAlias = tuple[Branch | None, ...]
+"""The branches in which a state is to run. These are tuples, as empty ones cost nothing, and there are many states."""
 
 
 class VisitData:
@@ -41,7 +44,7 @@ class VisitData:
         "waits", "writer", "writes",
     )  # fmt: skip
 
-    def __init__(self, writer: Writer, branches: "list[Branch | None]", attempt: int) -> None:
+    def __init__(self, writer: Writer, branches: Waiting, attempt: int) -> None:
         self.writer = writer
         self.branches = branches
         self.attempt = attempt
@@ -78,13 +81,13 @@ class StateRun(NodeRun):
         "metadata", "named_by", "timer", "used", "waiting_since",
     )  # fmt: skip
 
-    def __init__(self, node: Node, definition: State, met_before: Iterable[str]) -> None:
+    def __init__(self, node: Node, definition: State, met_before: Collection[str]) -> None:
         super().__init__(node)
         self.definition = definition
         self.state = NodeState.IDLE
         self.metadata = StateMetadata(definition.name)
-        self.branches: list[Branch | None] = []
-        self.again: list[Branch | None] = []
+        self.branches: Waiting = ()
+        self.again: Waiting = ()
         self.waiting_since = 0.0
         self.timer: asyncio.TimerHandle | None = None
         self.completions = 0
@@ -92,7 +95,7 @@ class StateRun(NodeRun):
         self.attempts: tuple[int, int] = (0, 0)
         self.announced = 0
         self.used: dict[str, int] = {}
-        self.met_before = frozenset(met_before)
+        self.met_before = met_before
         self.named_by: tuple[Message, ...] = ()
 
     @property

@@ -14,7 +14,16 @@ from miniagents.ext.workflow.successors import possible_successors
 if TYPE_CHECKING:
     from miniagents.ext.workflow.agent import Agent
 
-__all__ = ["AgentStatus", "RetryPolicy", "State", "StateFunction", "StateMetadata", "StateResult", "StateStatus"]
+__all__ = [
+    "NO_RETRIES",
+    "AgentStatus",
+    "RetryPolicy",
+    "State",
+    "StateFunction",
+    "StateMetadata",
+    "StateResult",
+    "StateStatus",
+]
 
 StateResult: TypeAlias = "str | list[str | tuple[Agent, str]] | tuple[Agent, str] | None"
 """What a state returns: the next state, several to run side by side, `(other_agent, state)`, or None for no next."""
@@ -88,7 +97,10 @@ class RetryPolicy:
         return delay * random.uniform(0.5, 1.0) if self.jitter else delay
 
 
-@dataclass(frozen=True)
+NO_RETRIES = RetryPolicy(max_retries=0)
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """What was said of a state; see `Agent.add_state`."""
 
@@ -96,11 +108,16 @@ class State:
     function: StateFunction
     dependencies: Mapping[str, DependencyConfig] = field(default_factory=dict)
     resources: ResourceRequirements | None = None
-    retry_policy: RetryPolicy = RetryPolicy(max_retries=0)
+    retry_policy: RetryPolicy = NO_RETRIES
     compensation: str | None = None
     preemptible: bool = False
     timeout: float | None = None
     next_states: frozenset[str] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is tried once, for as long as it takes, and needs nothing for that."""
+        return self.retry_policy.max_retries == 0 and self.timeout is None and self.resources is None
 
     @property
     def successors(self) -> frozenset[str] | None:

@@ -1,16 +1,19 @@
 """What states are for the graph engine: nodes whose agents call the functions."""
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from miniagents.agents import MiniAgent, miniagent
+from miniagents.agents import MiniAgent
 from miniagents.ext.graph.graph import Node
 from miniagents.ext.graph.policy import NodePolicy
 from miniagents.ext.graph.visit import Visit
 from miniagents.ext.workflow.context import Context
 from miniagents.ext.workflow.errors import WorkflowError
-from miniagents.ext.workflow.states import State, StateFunction
+from miniagents.ext.workflow.states import State
 from miniagents.interaction import InteractionContext
+
+if TYPE_CHECKING:
+    from miniagents.ext.workflow.state_run import VisitData
 
 __all__ = ["check_function", "node_of"]
 
@@ -36,6 +39,9 @@ def node_of(state: State) -> Node:
     Raises:
         ValueError: Its timeout is none.
     """
+    agent = state.function if isinstance(state.function, MiniAgent) else MiniAgent(_work, alias=state.name)
+    if state.is_plain:
+        return Node(state.name, agent, (), _PLAIN)
     policy = NodePolicy(
         attempts=state.retry_policy.max_retries + 1,
         backoff=state.retry_policy.delay,
@@ -44,18 +50,18 @@ def node_of(state: State) -> Node:
         resources=state.resources,
         preemptible=state.preemptible,
     )
-    agent = state.function if isinstance(state.function, MiniAgent) else _agent_of(state.name, state.function)
     return Node(state.name, agent, (), policy)
 
 
-def _agent_of(name: str, function: StateFunction) -> MiniAgent:
-    async def work(ctx: InteractionContext, visit: Visit) -> None:
-        data = visit.value
-        data.context = context = Context(visit.run, visit, ctx)  # type: ignore[arg-type]
-        data.returned = await function(context)
-
-    return miniagent(work, alias=name)
+async def _work(ctx: InteractionContext, visit: Visit) -> None:
+    """What the agent of each state that is a function does."""
+    data: VisitData = visit.value
+    data.context = context = Context(visit.run, visit, ctx)  # type: ignore[arg-type]
+    data.returned = await visit.node_run.definition.function(context)  # type: ignore[attr-defined]
 
 
 def _is_worth_a_retry(error: BaseException) -> bool:
     return not isinstance(error, WorkflowError)
+
+
+_PLAIN = NodePolicy()  # that of most states, of which there may be many
