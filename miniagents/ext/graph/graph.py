@@ -217,8 +217,11 @@ class Graph(MiniAgent):
                 raise GraphDefinitionError(
                     f"{self.alias} lacks nodes: {', '.join(sorted(missing))}; add them, or mend the names"
                 )
+            after = {name: node.after for name, node in self._nodes.items()}
+            if not any(after.values()):  # as in workflows, whose states name each other only when they run
+                self._plan = tuple(self._nodes.values())
+                return self._plan
             try:
-                after = {name: node.after for name, node in self._nodes.items()}
                 order = tuple(TopologicalSorter(after).static_order())
             except CycleError as error:
                 ring = " -> ".join(reversed(error.args[1]))

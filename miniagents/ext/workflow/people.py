@@ -101,8 +101,9 @@ class People:
 
     def close(self, state: str) -> None:
         """Forgets what a state that is over has asked."""
-        for question in [question for question in self.open.values() if question.state == state]:
-            del self.open[question.id]
+        if self.open:
+            for question in [question for question in self.open.values() if question.state == state]:
+                del self.open[question.id]
 
     def _note(self, question: OpenQuestion) -> None:
         self.open[question.id] = question

@@ -16,6 +16,7 @@ from miniagents.ext.workflow.people import People
 from miniagents.ext.workflow.shared import Reducer, SharedState
 from miniagents.ext.workflow.states import AgentStatus
 from miniagents.interaction import InteractionContext
+from miniagents.sequences import MessageType
 
 if TYPE_CHECKING:
     from miniagents.ext.graph.visit import Visit
@@ -43,6 +44,7 @@ class RecordedRun(GraphRun):
         journal: What has happened in it so far, and where the rest is recorded.
         shared: The state that its states share.
         people: Its questions.
+        sent: The messages that it was sent.
         part_of: The visit that stands for this run, if it is a part of another one.
     """
 
@@ -54,6 +56,7 @@ class RecordedRun(GraphRun):
         self.journal = Journal()
         self.shared = SharedState({}, agent.reducers)
         self.people = People(self, agent.ask)  # type: ignore[arg-type]
+        self.sent: MessageType = ctx.message_promises
         self.part_of: Visit | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._rest: asyncio.Future[None] = self._loop.create_future()
@@ -68,8 +71,9 @@ class RecordedRun(GraphRun):
         """
         self.journal = journal
         journal.on_failure = self.crash
-        values = journal.created.get("values", {})
-        self.shared = SharedState(values, {**self.agent.reducers, **outer}, outer.keys())
+        created = journal.created
+        self.sent = created.get("messages") or self.ctx.message_promises
+        self.shared = SharedState(created.get("values", {}), {**self.agent.reducers, **outer}, outer.keys())
 
     async def complete_and_clean_up(self, cleanup_timeout: float | None, checkpoint_interval: float | None) -> None:
         """Runs to the end, and waits for the clean-up of what was stopped.

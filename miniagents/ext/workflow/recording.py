@@ -1,6 +1,7 @@
 """What is recorded of a visit of a state, and how that is read again."""
 
 import builtins
+from typing import Any
 
 from miniagents.ext.checkpoints import Entry, NewEntry
 from miniagents.ext.workflow import errors
@@ -13,11 +14,15 @@ __all__ = ["error_in", "failed_entry", "finished_entry", "read_finished"]
 
 def finished_entry(name: str, visit: int, data: VisitData) -> NewEntry:
     """Makes the entry that says what has come of a state."""
+    recorded: dict[str, Any] = {"next": list(data.waits)}
     waits = {named: groups for named, groups in data.waits.items() if groups}
-    values = {key: value for key, value in data.writes.items() if value is not REMOVED}
-    removed = [key for key, value in data.writes.items() if value is REMOVED]
-    parts = {"waits": waits, "set": values, "removed": removed, "messages": list(data.messages)}
-    recorded = {"next": list(data.waits), **{key: part for key, part in parts.items() if part}}
+    if waits:
+        recorded["waits"] = waits
+    if data.writes:
+        recorded["set"] = {key: value for key, value in data.writes.items() if value is not REMOVED}
+        recorded["removed"] = [key for key, value in data.writes.items() if value is REMOVED]
+    if data.messages:
+        recorded["messages"] = list(data.messages)
     return NewEntry("finished", name, visit, data.attempt, recorded)
 
 

@@ -89,7 +89,7 @@ class WorkflowRun(ScheduledRun):
     def inputs_of(self, node_run: NodeRun) -> MessageType:
         """See `GraphRun.inputs_of`: what the miniagent that has named a state has replied, or what the run was sent."""
         assert isinstance(node_run, StateRun)
-        return node_run.named_by or self.journal.created.get("messages") or self.ctx.message_promises
+        return node_run.named_by or self.sent
 
     def attempt_failed(self, visit: Visit, error: Exception) -> None:
         """See `GraphRun.attempt_failed`."""
@@ -146,7 +146,7 @@ class WorkflowRun(ScheduledRun):
         self.note_completed(state, data, self.time())
         self.people.close(state.node.name)
         super().visit_finished(visit, None)
-        if data.waits:
+        if data.waits and self.progress:
             self.tell(DecisionTaken, node=state.node.name, targets=tuple(data.waits), why=None)
         self.go_on_after(state, data)
         self.waits.note_ended(state.node.name)

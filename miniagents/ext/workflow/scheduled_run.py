@@ -154,7 +154,8 @@ class ScheduledRun(RecordedRun):
 
     def _make_pending(self, state: StateRun) -> None:
         state.state = NodeState.PENDING
-        state.waiting_since = self.time()
+        if state.configs:
+            state.waiting_since = self.time()
         self._unsettled += 1
         if not self._is_beginning:
             self.waits.consider(state)
