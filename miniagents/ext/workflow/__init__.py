@@ -3,7 +3,8 @@
 * `agent`: `Agent`, the workflow, made of `definition` (its states), `monitoring` (looking at it) and `control`
 * `states`, `dependencies`: what is said of states; `work`: what they are for the engine; `names`: what they return
 * `context`: what a state is given; `shared`: the state that all of them share; `typed`, `copies`: its values
-* `run`: how that runs on `miniagents.ext.graph`: `recorded_run`, `scheduled_run` and `run` build on each other
+* `run`: how that runs on `miniagents.ext.graph`: `recorded_run`, `scheduled_run`, `controlled_run` and `run`
+  build on each other
 * `branches`: states side by side, and where they meet again (`successors`); `waits`: states that wait for others
 * `journal`, `recording`: what is recorded of a run; `opening`, `replay`: taking it up again; `checkpoint`
 * `people`, `questions`, `console`: people in the loop; `saga`: undoing; `parts`: workflows in workflows

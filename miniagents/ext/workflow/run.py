@@ -9,11 +9,11 @@ from miniagents.ext.graph.events import DecisionTaken
 from miniagents.ext.graph.graph import Graph
 from miniagents.ext.graph.run import Jump, NodeRun, NodeState
 from miniagents.ext.graph.visit import Visit
+from miniagents.ext.workflow.controlled_run import ControlledRun
 from miniagents.ext.workflow.errors import WorkflowError
 from miniagents.ext.workflow.events import WorkflowFinished, result_of
 from miniagents.ext.workflow.names import names_in
 from miniagents.ext.workflow.recording import failed_entry, finished_entry
-from miniagents.ext.workflow.scheduled_run import ScheduledRun
 from miniagents.ext.workflow.state_run import StateRun, VisitData
 from miniagents.ext.workflow.states import StateStatus
 from miniagents.interaction import InteractionContext
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["WorkflowRun"]
 
 
-class WorkflowRun(ScheduledRun):
+class WorkflowRun(ControlledRun):
     """One run of a workflow.
 
     Args:

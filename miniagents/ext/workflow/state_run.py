@@ -14,7 +14,7 @@ from miniagents.message import Message
 
 if TYPE_CHECKING:
     from miniagents.ext.workflow.context import Context
-    from miniagents.ext.workflow.scheduled_run import ScheduledRun
+    from miniagents.ext.workflow.controlled_run import ControlledRun
 
 __all__ = ["StateRun", "VisitData"]
 
@@ -54,7 +54,7 @@ class VisitData:
         self.waits: Mapping[str, int] = {}
         self.writes: Writes = {}
         self.messages: tuple[Message, ...] = ()
-        self.part: ScheduledRun | None = None
+        self.part: ControlledRun | None = None
 
 
 class StateRun(NodeRun):

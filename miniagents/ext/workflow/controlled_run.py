@@ -1,0 +1,107 @@
+"""What is done to a run from outside while it goes on: it is paused, and states are cancelled."""
+
+import asyncio
+from collections.abc import Iterable
+
+from miniagents.ext.checkpoints import NewEntry
+from miniagents.ext.graph.run import NodeState
+from miniagents.ext.graph.visit import Visit
+from miniagents.ext.workflow.branches import Branch
+from miniagents.ext.workflow.scheduled_run import ScheduledRun
+from miniagents.ext.workflow.state_run import StateRun, VisitData
+from miniagents.ext.workflow.states import AgentStatus, StateStatus
+
+__all__ = ["ControlledRun"]
+
+
+class ControlledRun(ScheduledRun):
+    """What a run of a workflow has to do with those who control it."""
+
+    # --- pauses ---
+
+    def pause(self) -> None:
+        """Starts nothing any more. What runs goes on, but for states that wait for a person, a place or resources."""
+        self.status = AgentStatus.PAUSED
+        self.paused = True
+        for state in self.states:
+            visit = state.visit
+            if visit is not None and (visit in self.people.waiting or not visit.value.is_called):
+                self._put_back(state, visit)
+        for part in self._parts():
+            part.enter(part.pause)
+
+    def go_on(self) -> None:
+        """See `RecordedRun.go_on`."""
+        super().go_on()
+        for part in self._parts():
+            part.enter(part.go_on)
+
+    def begin_part(self, part: "ControlledRun", visit: Visit) -> None:
+        """Takes note of a run that a visit stands for, before that begins."""
+        part.part_of = visit
+        visit.value.part = part
+        if self.paused:
+            part.pause()
+
+    def _parts(self) -> "list[ControlledRun]":
+        """The parts at work."""
+        at_work = [state.visit.value.part for state in self.states if state.visit is not None]
+        return [part for part in at_work if part is not None]
+
+    def is_resting(self) -> bool:
+        """See `GraphRun.is_resting`: parts have to rest, too."""
+        return self._active == sum(part.rests for part in self._parts())
+
+    def state_at_work_here(self) -> str | None:
+        """The state that is at work in this task, or has called what is; None if it is none of this run."""
+        calls = {visit.replies._run: name for name, one in self.nodes.items() if (visit := one.visit) and visit.replies}
+        owner = getattr(asyncio.current_task(), "run", None)
+        while owner is not None:
+            if owner in calls:
+                return calls[owner]
+            owner = getattr(owner, "_parent", None)
+        return None
+
+    def _put_back(self, state: StateRun, visit: Visit) -> None:
+        """Stops a visit as if it had not begun."""
+        data: VisitData = visit.value
+        self._abandon(state)
+        self.forget_writes(data)
+        state.note_attempt(visit.number, data.attempt)
+        state.visits -= 1
+        state.branches = data.branches
+        state.state = NodeState.PENDING
+        state.metadata.status = StateStatus.READY
+        self._queue.append(state)
+
+    # --- cancelling ---
+
+    def cancel_state(self, name: str) -> bool:
+        """Stops a state, or keeps it from starting.
+
+        Returns:
+            Whether it ran or waited.
+        """
+        state = self.state_named(name, "cancel_state")
+        visit = state.visit
+        if not state.is_at_work or (visit is not None and visit.value.is_ending):
+            return False
+        branches, attempt = state.branches, state.attempts_of(state.visits + 1)
+        if visit is not None:
+            branches, attempt = visit.value.branches, visit.value.attempt
+            self.forget_writes(visit.value)
+        else:
+            state.visits += 1
+        again = state.again
+        self._withdraw(state, NodeState.SKIPPED, StateStatus.CANCELLED)
+        state.again = again
+        state.metadata.ended_at = self.time()
+        entry = NewEntry("cancelled", name, state.visits, attempt)
+        self.write_later(entry, then=lambda: self._note_cancelled(state, branches))
+        return True
+
+    def _note_cancelled(self, state: StateRun, branches: Iterable[Branch | None]) -> None:
+        self.people.close(state.node.name)
+        self.end_branches(branches)
+        self.run_again(state)
+        self.waits.note_ended(state.node.name)
