@@ -148,6 +148,11 @@ def checked_text(what: str, text: Any, *, may_be_empty: bool = False) -> str:
         raise ValueError(f"{what} is empty; give it a name")
     if len(text) > _LONGEST_NAME:
         raise ValueError(f"{what} has {len(text)} characters, {text!r:.40}...; give one of {_LONGEST_NAME} at most")
-    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+    if "\0" in text or not (text.isascii() or _is_whole(text)):
         raise ValueError(f"{what} is {text!r}, with a NUL or half a character in it; give another one")
     return text
+
+
+def _is_whole(text: str) -> bool:
+    """Whether no half characters (lone surrogates) are in it."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

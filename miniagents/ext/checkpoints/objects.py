@@ -60,6 +60,8 @@ class Packed:
             ValueError: See `miniagents.ext.values.encode`.
         """
         sources: dict[str, Message | bytes] = {}
+        if value is None:  # as with most entries that say that something begins
+            return cls(b"null", sources)
 
         def refer(model: Any) -> str | None:
             return _noted(model, sources) if isinstance(model, Message) else None
