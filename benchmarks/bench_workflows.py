@@ -5,7 +5,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def _transitions() -> list[Row]:
 
 def _recorded() -> list[Row]:
     """By the clock on the wall, since most of it is the disk."""
-    ways: dict[str, Callable[[Path], Awaitable[float]]] = {
+    ways: dict[str, Callable[[Path], Coroutine[Any, Any, float]]] = {
         "ours": _seconds_of_recorded_run,
         "by hand, in a thread": partial(_seconds_by_hand, in_thread=True),
         "by hand": partial(_seconds_by_hand, in_thread=False),
