@@ -165,6 +165,7 @@ class GraphRun(Reshaping):
         """
         self.graph.plan()
         self._set_up(self.graph.nodes)
+        self.has_begun = True
         self.enter(self._begin)
         timer = None if self.graph.timeout is None else self.later(self.graph.timeout, self._timed_out)
         try:
@@ -363,6 +364,9 @@ class GraphRun(Reshaping):
 
     def attempt_failed(self, visit: Visit, error: Exception) -> None:
         """Is told of an attempt that will be followed by another one."""
+
+    def attempt_stopped(self, visit: Visit) -> None:
+        """Is told of an attempt that was preempted; it does not count as one."""
 
     def forward(self, visit: Visit, promise: MessagePromise) -> None:
         """Passes on what an agent has replied, while it does."""

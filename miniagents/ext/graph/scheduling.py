@@ -27,12 +27,14 @@ class Scheduling(Steps):
 
     Attributes:
         nodes: All nodes by their names.
+        has_begun: Whether its nodes are set up.
         paused: Whether nothing is started for now.
     """
 
     def __init__(self, graph: "Graph", ctx: InteractionContext, progress: bool) -> None:
         super().__init__(graph, ctx, progress)
         self.nodes: dict[str, NodeRun] = {}
+        self.has_begun = False
         self.paused = False
         self._queue: deque[NodeRun] = deque()  # what may start, as soon as this step is made
         self._unsettled = 0
@@ -72,7 +74,7 @@ class Scheduling(Steps):
 
     def _drain(self) -> None:
         """Starts whatever can start now, and looks whether that was all."""
-        if self._draining:
+        if self._draining or not self.has_begun:
             return
         self._draining = True
         queue = self._queue

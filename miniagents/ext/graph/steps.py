@@ -62,6 +62,10 @@ class Steps:
         """Seconds since the start of the run."""
         return self._loop.time() - self._began
 
+    def loop_time(self) -> float:
+        """The time by the clock of the event loop, in seconds since whenever."""
+        return self._loop.time()
+
     def time(self) -> float:
         """The time in seconds since 1970, by the clock of the event loop."""
         return self._began_at + self.now()

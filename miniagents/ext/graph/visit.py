@@ -91,6 +91,11 @@ class Visit(Admission):
         """What the agent has replied in its last attempt, events of graphs included."""
         return tuple(self._promises)
 
+    @property
+    def pause_left(self) -> float:
+        """For how many seconds it still waits before its next attempt, after one that has failed."""
+        return 0.0 if self._pause is None else max(0.0, self._pause.when() - self.run.loop_time())
+
     def restore(self, messages: Iterable[Message]) -> None:
         """Says what the agent has replied in another process."""
         self.over = True
@@ -295,6 +300,7 @@ class Visit(Admission):
         if self.replies is not None:  # else it was about to be called
             self._tell_retry("its resources are needed for a node of a higher priority", "Preempted", 0.0)
             self.attempt -= 1  # it was no failure
+            self.run.attempt_stopped(self)
         self._stop_call(self._begin_attempt)
 
     def _stop_call(self, then: Callable[[], None] | None) -> None:

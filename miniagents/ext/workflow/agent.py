@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from copy import copy
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from miniagents.agents import MiniAgent
-from miniagents.ext.graph.graph import Graph
+from miniagents.ext.graph.graph import Graph, Node
 from miniagents.ext.graph.resources import ResourcePool
 from miniagents.ext.workflow.control import Controlled
-from miniagents.ext.workflow.errors import WorkflowCancelledError
 from miniagents.ext.workflow.opening import Given, opened
 from miniagents.ext.workflow.parts import make_known
 from miniagents.ext.workflow.run import WorkflowRun
@@ -18,7 +18,7 @@ from miniagents.ext.workflow.shared import Reducer
 from miniagents.ext.workflow.states import AgentStatus, State
 from miniagents.interaction import InteractionContext
 from miniagents.sequences import until_complete
-from promising.errors import PromiseCancelledError
+from promising.sentinels import DEFAULT, Sentinel
 from promising.unconsumed import Failure
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Agent(Controlled):
     others when a state names them. Where several states run side by side and name one next state, that runs once, when
     all of them have ended. With a store each step is recorded, so that a run can be resumed in another process.
 
-    What it replies when it is called by `inquire` are the events of `miniagents.ext.graph.events` and what its states
-    say, and at the end a `WorkflowFinished` with the state; with `progress=False` what its states say, and at the end a
-    `WorkflowResult`.
+    `inquire` takes the arguments of `run`, too. What it replies are the events of `miniagents.ext.graph.events` and
+    what its states say, and at the end a `WorkflowFinished` with the state; with `progress=False` what its states say,
+    and at the end a `WorkflowResult`.
 
     Args:
         name: What the workflow is called, the same in every process that resumes a run.
@@ -102,7 +102,12 @@ class Agent(Controlled):
     # --- runs ---
 
     async def run(
-        self, run_id: str | None = None, timeout: float | None = None, cleanup_timeout: float | None = None
+        self,
+        run_id: str | None = None,
+        timeout: float | None = None,
+        cleanup_timeout: float | None = None,
+        *,
+        values: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Runs the workflow to its end; where a checkpoint was restored, from there.
 
@@ -111,6 +116,7 @@ class Agent(Controlled):
             timeout: How many seconds it may take. What runs then is stopped; with a store the run can be resumed.
             cleanup_timeout: How many seconds what was stopped may take to clean up, before it is left alone; None for
                 as many as it takes.
+            values: The shared state at the beginning, unless a checkpoint was restored.
 
         Returns:
             The shared state at the end.
@@ -121,7 +127,7 @@ class Agent(Controlled):
             WorkflowError: States depend on each other in a way that cannot end, or name states that there are not.
             RunExistsError: There is a recorded run of that id already.
         """
-        return await self._run_to_end(run_id=run_id, timeout=timeout, cleanup_timeout=cleanup_timeout)
+        return await self._run_to_end(run_id=run_id, timeout=timeout, cleanup_timeout=cleanup_timeout, values=values)
 
     async def resume_run(
         self, run_id: str, timeout: float | None = None, cleanup_timeout: float | None = None
@@ -157,6 +163,7 @@ class Agent(Controlled):
 
     async def _run_to_end(self, **arguments: Any) -> dict[str, Any]:
         result: dict[str, Any] = {}
+        arguments = {name: value for name, value in arguments.items() if value is not None}  # a fork may have others
         replies = self.inquire(progress=False, result=result, errors_as_messages=False, **arguments)
         try:
             await until_complete(replies)
@@ -164,7 +171,7 @@ class Agent(Controlled):
             replies.cancel()
             if replies._run is not None:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(arguments["cleanup_timeout"]):
+                    async with asyncio.timeout(arguments.get("cleanup_timeout")):
                         await replies._run._wait_until_over()
             raise
         end = replies._buffer.end
@@ -192,9 +199,9 @@ class Agent(Controlled):
         self._restored = None
         given = Given(ctx.message_promises, values or {}, start, self.met_before, restored)
         run_id = run_id or (restored.run_id if restored is not None else uuid4().hex)
-        run = self._run = self._new_run(
-            ctx, run_id, timeout, progress=progress, replies_result=result is None and on_begin is None
-        )
+        run = self._new_run(ctx, run_id, timeout, progress=progress, replies_result=result is None and on_begin is None)
+        if on_begin is None or not self._runs:  # a part of a run of the same workflow does not hide that
+            self._run = run
         self._runs.add(run)
         try:
             async with opened(self, store or self.store, run_id, given, resume=resume) as journal:
@@ -202,11 +209,9 @@ class Agent(Controlled):
                 if on_begin is not None:
                     on_begin(run)
                 await run.complete_and_clean_up(cleanup_timeout, self.checkpoint_interval)
-        except (asyncio.CancelledError, PromiseCancelledError, WorkflowCancelledError):
-            run.status = AgentStatus.CANCELLED
-            raise
-        except BaseException:
-            run.status = AgentStatus.FAILED
+        except BaseException as error:
+            is_cancelled = run.was_cancelled or isinstance(error, asyncio.CancelledError)
+            run.status = AgentStatus.CANCELLED if is_cancelled else AgentStatus.FAILED
             raise
         else:
             run.status = AgentStatus.COMPLETED
@@ -215,7 +220,42 @@ class Agent(Controlled):
             self._runs.discard(run)
             self.met_before |= set(run.completed)
         if result is not None:
-            result.update(run.shared.values)
+            result.update(run.shared.copied())
+
+    def fork(
+        self,
+        *,
+        alias: str | None = None,
+        description: str | None = None,
+        errors_as_messages: bool | Sentinel = DEFAULT,
+        budget: AbstractContextManager[Any] | None = None,
+        **arguments: Any,
+    ) -> "Agent":
+        """Makes a workflow of the same states with some arguments set. States added to one are not the other's.
+
+        Args:
+            alias: See `MiniAgent.fork`. Runs are recorded under this name.
+            description: See `MiniAgent.fork`.
+            errors_as_messages: See `MiniAgent.fork`.
+            budget: See `MiniAgent.fork`.
+            **arguments: Of `run`, and `progress`.
+
+        Returns:
+            The fork, which knows nothing of the runs so far.
+        """
+        plain = super().fork(
+            alias=alias, description=description, errors_as_messages=errors_as_messages, budget=budget, **arguments
+        )
+        made = copy(self)
+        for name in MiniAgent.__slots__:
+            if name not in ("__weakref__", "_function"):
+                setattr(made, name, getattr(plain, name))
+        made._function = made._work
+        made.states, made._nodes, made.compensations = dict(self.states), dict(self._nodes), set(self.compensations)
+        made._runs, made._run, made._restored = set(), None, None
+        if alias is not None:
+            make_known(made)
+        return made
 
     def _new_run(
         self, ctx: InteractionContext, run_id: str, timeout: float | None, *, progress: bool, replies_result: bool
@@ -225,13 +265,13 @@ class Agent(Controlled):
             graph.add(node)
         return WorkflowRun(self, graph, ctx, run_id=run_id, progress=progress, replies_result=replies_result)
 
-    def _add(self, state: State) -> None:
+    def _add(self, state: State, node: Node) -> None:
         for run in self._runs:
             run.check_dependencies(state)
-        super()._add(state)
+        super()._add(state, node)
         for run in list(self._runs):
             run.definitions.update(self.states)  # others may be undone by this one
-            run.add_state(self.states[state.name])
+            run.add_state(self.states[state.name], node)
 
 
 def _person_at_console() -> MiniAgent | None:

@@ -2,8 +2,9 @@
 
 When a state names several next states, each of them begins a branch, and all of them are a group. A branch that names a
 state which no other branch of its group can come to goes on with it at once. What other branches may name, too, waits
-for the end of all of them, and then runs once. Groups nest: a branch that forks is a group inside of its group, and
-what it names may have to wait for outer groups as well.
+for the end of all of them, and then runs once. If several states have waited, those that others of them come to wait
+for these, too. Groups nest: a branch that forks is a group inside of its group, and what it names may have to wait for
+outer groups as well.
 
 Where it cannot be seen what a state of a branch may name, that branch may come to anything, so that the others wait for
 it. That does not count for states that several branches come to: what follows there follows when they have met.
@@ -13,7 +14,7 @@ on in the same way, also if the source by which it was decided is another one by
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["Branch", "Branches", "Group", "are_beside"]
 
@@ -146,6 +147,7 @@ class Branches:
             branch: The branch.
             waits: The states that were named, and for how many groups each of them waits.
         """
+        has_group_ended = False
         while True:
             now = [name for name, groups in waits.items() if groups <= 0]
             if branch is not None:
@@ -154,7 +156,10 @@ class Branches:
                     if groups > 0:
                         named[name] = max(groups, named.get(name, 0))
             if len(now) > 1:
-                for inner in list(Group(branch, now).branches):
+                later = self._behind_others(now) if has_group_ended else []
+                begun = Group(branch, [name for name in now if name not in later])
+                begun.named = dict.fromkeys(later, 1)
+                for inner in list(begun.branches):
                     self._start(inner.entry, inner)
                 return
             if now:
@@ -166,7 +171,18 @@ class Branches:
             group.remove(branch, is_postponed=bool(waits))
             if group.branches:
                 return
+            has_group_ended = True
             branch, waits = group.outer, {name: groups - 1 for name, groups in group.named.items()}
+
+    def _behind_others(self, names: Sequence[str]) -> list[str]:
+        """Finds the states that others of them come to, and that do not come to these: they run after them, once."""
+        reach = _Reach(self._successors, {})
+        behind = {name: reach.of(name)[0] for name in names}
+        return [
+            name
+            for name in names
+            if any(name in behind[other] and other not in behind[name] for other in names if other != name)
+        ]
 
 
 class _Reach:

@@ -7,8 +7,8 @@ from miniagents.agents import MiniAgent
 from miniagents.ext.labelled import LabelledPromise
 from miniagents.ext.values import is_immutable
 from miniagents.ext.workflow.copies import detached, is_same
-from miniagents.ext.workflow.errors import StateConflictError
-from miniagents.ext.workflow.shared import REMOVED, Reducer, Writes
+from miniagents.ext.workflow.errors import StateConflictError, WorkflowError
+from miniagents.ext.workflow.shared import REMOVED, Reducer, Several, Writes, each_of
 from miniagents.ext.workflow.typed import check_fields, check_type, updated
 from miniagents.interaction import InteractionContext
 from miniagents.messages import MessagePromise
@@ -49,8 +49,8 @@ class Context:
     """
 
     __slots__ = (
-        "__weakref__", "_call", "_questions", "_read", "_run", "_shared", "_visit", "_writer", "_writes", "attempt",
-        "idempotency_key", "run_id", "state_name",
+        "__weakref__", "_call", "_is_forgotten", "_is_over", "_questions", "_read", "_run", "_shared", "_visit",
+        "_writer", "_writes", "attempt", "idempotency_key", "run_id", "state_name",
     )  # fmt: skip
 
     def __init__(self, run: "WorkflowRun", visit: "Visit", call: InteractionContext) -> None:
@@ -63,6 +63,7 @@ class Context:
         self._writes: Writes = {}
         self._read: dict[str, tuple[Any, Any]] = {}  # copies that were given out, and what they were copied from
         self._questions = 0
+        self._is_over = self._is_forgotten = False
         self.run_id = run.run_id
         self.state_name = data.writer.state
         self.attempt = data.attempt
@@ -79,16 +80,31 @@ class Context:
         """Sets a value. This state sees it at once, the others when this one has completed.
 
         Args:
-            key: The key. With a reducer for it the value is what is put together with what is there.
+            key: The key. With a reducer for it the value is what is put together with what is there; each one, if the
+                state sets several.
             value: The value; where runs are recorded, whatever `miniagents.ext.values` can write.
 
         Raises:
             StateConflictError: A state that runs beside this one has set the key, too, and there is no reducer for it.
+            WorkflowError: The state has completed, so that nobody would see the value.
         """
         if not isinstance(key, str):
             raise TypeError(f"the key {key!r:.100} is no string")
-        self._shared.note_write(key, self._writer)
-        self._writes[key] = value
+        if self._is_over:
+            raise WorkflowError(
+                f"{self.state_name} sets {key!r} after it has completed, so that nobody would see it; wait for what it "
+                "has started"
+            )
+        if not self._is_forgotten:  # else it cleans up, and what it sets is for nobody
+            self._shared.note_write(key, self._writer)
+        self._writes[key] = value if key not in self._shared.reducers else self._together(key, value)
+
+    def _together(self, key: str, value: Any) -> Any:
+        """What is to be put together with what is there, if that is not the first of it."""
+        before = self._writes.get(key, REMOVED)
+        if before is REMOVED or value is REMOVED:
+            return value
+        return Several((*each_of(before), value))
 
     def get_state(self, key: str, default: Any = None) -> Any:
         """Gives a value. If it is a list or another object that can be changed, it is a copy.
@@ -266,10 +282,15 @@ class Context:
                         "set what is to be put together with what is there"
                     )
                 self.set_state(key, value)
-        return {key: detached(value) for key, value in self._writes.items()}
+        self._is_over = True
+        return {
+            key: Several(map(detached, value)) if isinstance(value, Several) else detached(value)
+            for key, value in self._writes.items()
+        }
 
     def forget(self) -> None:
         """Gives up what the state has set: the attempt has failed."""
+        self._is_over, self._is_forgotten = False, True
         self._shared.forget(self.state_name, self._writes)
 
 

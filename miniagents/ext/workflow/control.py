@@ -25,7 +25,8 @@ class Controlled(Monitored):
     async def pause(self) -> Checkpoint:
         """Starts no state any more, and waits for the end of those that run.
 
-        States that wait for a person, a place or resources are stopped, and begin anew after the pause.
+        States that wait for a person, a place, resources, or their next attempt are stopped, and begin anew after the
+        pause. It does not count as an attempt that has failed.
 
         Returns:
             Where the run stands.
@@ -62,8 +63,8 @@ class Controlled(Monitored):
             WorkflowError: Nothing runs.
         """
         run = self._at_work("cancel")
-        if name not in run.nodes:
-            raise UnknownStateError(name, "cancel_state", run.nodes)
+        if name not in run.definitions:
+            raise UnknownStateError(name, "cancel_state", run.definitions)
         cancelled: list[bool] = []
         run.enter(lambda: cancelled.append(run.cancel_state(name)))
         return bool(cancelled and cancelled[0])
@@ -101,7 +102,7 @@ class Controlled(Monitored):
             agent_name=self.alias,
             agent_status=self.status,
             completed_states=tuple(sorted(self.completed_states)),
-            state=dict(run.shared.values) if run else {},
+            state=run.shared.copied() if run else {},
             entries=tuple(run.journal.entries) if run else (),
         )
 

@@ -20,7 +20,7 @@ class ControlledRun(ScheduledRun):
     # --- pauses ---
 
     def pause(self) -> None:
-        """Starts nothing any more. What runs goes on, but for states that wait for a person, a place or resources."""
+        """Starts nothing any more. What waits for a person, a place or an attempt is stopped; what runs goes on."""
         self.status = AgentStatus.PAUSED
         self.paused = True
         for state in self.states:
@@ -63,16 +63,21 @@ class ControlledRun(ScheduledRun):
         return None
 
     def _put_back(self, state: StateRun, visit: Visit) -> None:
-        """Stops a visit as if it had not begun."""
+        """Stops a visit as if it had not begun. What it has to wait for before its next attempt it waits for on."""
         data: VisitData = visit.value
+        pause_left = visit.pause_left
         self._abandon(state)
         self.forget_writes(data)
         state.note_attempt(visit.number, data.attempt)
+        state.failures = (visit.number, visit.attempt - data.is_called)
         state.visits -= 1
         state.branches = data.branches
         state.state = NodeState.PENDING
         state.metadata.status = StateStatus.READY
-        self._queue.append(state)
+        if pause_left:
+            self.waits.hold(state, pause_left)
+        else:
+            self._queue.append(state)
 
     # --- cancelling ---
 
@@ -82,6 +87,8 @@ class ControlledRun(ScheduledRun):
         Returns:
             Whether it ran or waited.
         """
+        if not self.has_begun:
+            return False
         state = self.state_named(name, "cancel_state")
         visit = state.visit
         if not state.is_at_work or (visit is not None and visit.value.is_ending):
@@ -102,6 +109,6 @@ class ControlledRun(ScheduledRun):
 
     def _note_cancelled(self, state: StateRun, branches: Iterable[Branch | None]) -> None:
         self.people.close(state.node.name)
-        self.end_branches(branches)
+        self.end_cancelled(state, branches)
         self.run_again(state)
         self.waits.note_ended(state.node.name)

@@ -34,7 +34,7 @@ class Definition(MiniAgent):
         self,
         name: str,
         fn: StateFunction,
-        dependencies: Dependencies | None = None,
+        dependencies: "Dependencies | Iterable[str] | None" = None,
         resources: ResourceRequirements | None = None,
         retry_policy: RetryPolicy | None = None,
         max_retries: int | None = None,
@@ -50,7 +50,8 @@ class Definition(MiniAgent):
             name: Its name.
             fn: An async function of a `Context` that returns the next state, a list of states to run side by side,
                 `(other_agent, state)`, or None; or a miniagent, whose last message may have a field `next_state`.
-            dependencies: On which other states it depends; these may be added later.
+            dependencies: On which other states it depends; these may be added later. A list of names stands for
+                REQUIRED ones. The state starts as soon as all are met: with an empty list at once.
             resources: What it takes of the resource pool while it runs.
             retry_policy: How often it is tried again after a failure; not at all otherwise.
             max_retries: Short for a policy of so many retries.
@@ -79,10 +80,15 @@ class Definition(MiniAgent):
         is_named = compensation is None or isinstance(compensation, str)
         if not is_named:
             check_function(f"{name}{_SUFFIX}", compensation)
+            if f"{name}{_SUFFIX}" in self.states:
+                raise WorkflowError(
+                    f"{self.alias} has a state {name}{_SUFFIX!r} already, which undoes {name!r}; give no other one"
+                )
         state = State(
             name=name,
             function=fn,
             dependencies=configs_of(dependencies, f"the state {name!r}"),
+            starts=dependencies is not None,
             resources=resources,
             retry_policy=retry_policy,
             compensation=compensation if is_named else f"{name}{_SUFFIX}",  # type: ignore[arg-type]
@@ -90,13 +96,15 @@ class Definition(MiniAgent):
             timeout=timeout,
             next_states=None if next_states is None else frozenset(next_states),
         )
-        self._nodes[name] = node_of(state)
-        self._add(state)
+        self._add(state, node_of(state))
         if not is_named:
             self.add_state(f"{name}{_SUFFIX}", compensation)  # type: ignore[arg-type]
 
     def state(
-        self, name: str | StateFunction | None = None, dependencies: Dependencies | None = None, **options: Any
+        self,
+        name: str | StateFunction | None = None,
+        dependencies: "Dependencies | Iterable[str] | None" = None,
+        **options: Any,
     ) -> Any:
         """Adds a function as a state: the decorator form of `add_state`.
 
@@ -118,7 +126,7 @@ class Definition(MiniAgent):
 
         return decorate
 
-    def _add(self, state: State) -> None:
+    def _add(self, state: State, node: Node) -> None:
         """Adds a state, and knows which states undo others, in whichever order they are added."""
         undone = state.name.removesuffix(_SUFFIX)
         if undone != state.name:
@@ -130,10 +138,7 @@ class Definition(MiniAgent):
         if state.compensation is not None:
             self.compensations.add(state.compensation)
         self.states[state.name] = state
-
-    def node_of(self, state: State) -> Node:
-        """The node of a state for the graph engine."""
-        return self._nodes.get(state.name) or node_of(state)
+        self._nodes[state.name] = node
 
     @property
     def resource_pool(self) -> ResourcePool:

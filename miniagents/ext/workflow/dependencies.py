@@ -1,7 +1,7 @@
 """Dependencies of states: on which others, in which way, and for how long that holds."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -59,7 +59,7 @@ class DependencyConfig:
 
     Attributes:
         type: In which way the state depends on the other one.
-        lifecycle: For how long a completion counts.
+        lifecycle: For how long a completion counts, where that is asked for: not with OPTIONAL, PARALLEL, SEQUENTIAL.
         condition: A function of the agent, which has to hold besides: it is looked at when the other state has done
             what is needed, and whenever a state has ended since. For CONDITIONAL it says whether the dependency matters
             at all, and is looked at when all others are met.
@@ -110,11 +110,11 @@ class DependencyConfig:
 Dependencies: TypeAlias = Mapping[str, DependencyType | DependencyConfig]
 
 
-def configs_of(dependencies: Dependencies | None, where: str) -> dict[str, DependencyConfig]:
+def configs_of(dependencies: "Dependencies | Iterable[str] | None", where: str) -> dict[str, DependencyConfig]:
     """Checks dependencies, and says all that can be said of each.
 
     Args:
-        dependencies: As a user has given them.
+        dependencies: As a user has given them; just their names for REQUIRED ones.
         where: Whose they are, for an error.
 
     Returns:
@@ -125,6 +125,8 @@ def configs_of(dependencies: Dependencies | None, where: str) -> dict[str, Depen
     """
     if dependencies is None:
         return {}
+    if isinstance(dependencies, (list, tuple, set, frozenset)):
+        dependencies = dict.fromkeys(dependencies, DependencyType.REQUIRED)
     if not isinstance(dependencies, Mapping):
         raise TypeError(f"the dependencies of {where} are no mapping; give {{name: DependencyType.REQUIRED}}")
     configs: dict[str, DependencyConfig] = {}
@@ -194,24 +196,36 @@ def _look_at_one(look: Look, state: "StateRun", other: "StateRun", config: Depen
     if kind is DependencyType.OPTIONAL:
         met, reason = not other.is_at_work, f"{name} is still at work"
     elif kind is DependencyType.PARALLEL:
-        met, reason = other.visits > 0, f"{name} has not started"
+        met, reason = other.has_started, f"{name} has not started"
     elif kind is DependencyType.SEQUENTIAL:
         met, reason = other.has_ended, f"{name} has not ended"
     else:
-        met, reason = _counts(look, state, other, config), f"{name} has not completed ({other.told})"
+        met, reason = _counts(look, state, other, config), _why_not(other)
     if met and not _holds(config, state, name, agent):
         met, reason = False, f"the condition of the dependency on {name} does not hold"
     if met:
         return
-    if config.timeout is not None:
-        left = state.waiting_since + config.timeout - look.now
-        if left > 0:
-            _look_again(look, left)
-        elif kind is DependencyType.TIMEOUT:
+    if config.timeout is not None and _is_late(look, state, config.timeout):
+        if kind is DependencyType.TIMEOUT:
             return
-        else:
-            look.overdue = f"{reason}, and {config.timeout:g} s have passed"
+        look.overdue = f"{reason}, and {config.timeout:g} s have passed"
     look.unmet.append(reason)
+
+
+def _is_late(look: Look, state: "StateRun", seconds: float) -> bool:
+    """Whether a limit of time has passed; else it is looked again when it has."""
+    left = state.waiting_since + seconds - look.now
+    if left > 0:
+        look.look_again_in = left if look.look_again_in is None else min(look.look_again_in, left)
+    return left <= 0
+
+
+def _why_not(other: "StateRun") -> str:
+    """Why the completion of a state does not count, if it does not."""
+    name = other.node.name
+    if other.has_completed_last:
+        return f"{name} has completed, but that does not count any more"
+    return f"{name} has not completed ({other.told})"
 
 
 def _holds(config: DependencyConfig, state: "StateRun", name: str, agent: Any) -> bool:
@@ -230,24 +244,39 @@ def _holds(config: DependencyConfig, state: "StateRun", name: str, agent: Any) -
 
 
 def _look_at_group(look: Look, state: "StateRun", kind: DependencyType, others: "list[StateRun]", agent: Any) -> None:
+    reason = _unmet_of_group(look, state, kind, others, agent)
+    if reason is None:
+        return
+    look.unmet.append(reason)
+    limits = [state.configs[other.node.name].timeout for other in others]
+    known = [limit for limit in limits if limit is not None]
+    if len(known) == len(limits) and _is_late(look, state, max(known)):  # none of them is waited for any longer
+        look.overdue = f"{reason}, and {max(known):g} s have passed"
+
+
+def _unmet_of_group(
+    look: Look, state: "StateRun", kind: DependencyType, others: "list[StateRun]", agent: Any
+) -> str | None:
     completed = [
         other.node.name
         for other in others
         if _counts(look, state, other, (config := state.configs[other.node.name]))
         and _holds(config, state, other.node.name, agent)
     ]
-    names = ", ".join(other.node.name for other in others)
-    if kind is DependencyType.OR:
-        if not completed:
-            look.unmet.append(f"none of {names} has completed")
-        return
-    at_work = [other.node.name for other in others if other.is_at_work]
-    if at_work:
-        look.unmet.append(f"{', '.join(at_work)} is still at work")
-    elif len(completed) != 1:
-        said = ", ".join(completed) if completed else "none"
-        look.unmet.append(f"just one of {names} has to have completed, but {said} have" if completed
-                          else f"none of {names} has completed")  # fmt: skip
+    if kind is DependencyType.XOR:
+        at_work = [other.node.name for other in others if other.is_at_work]
+        if at_work:
+            return f"{', '.join(at_work)} is still at work"
+        if len(completed) > 1:
+            return f"just one of {_names(others)} has to have completed, but {', '.join(completed)} have"
+    if completed:
+        return None
+    counts = any(other.completions for other in others)
+    return f"none of {_names(others)} has completed{' such that it counts' if counts else ''}"
+
+
+def _names(states: "list[StateRun]") -> str:
+    return ", ".join(state.node.name for state in states)
 
 
 def _counts(look: Look, state: "StateRun", other: "StateRun", config: DependencyConfig) -> bool:
@@ -268,7 +297,3 @@ def _counts(look: Look, state: "StateRun", other: "StateRun", config: Dependency
     if config.lifecycle is DependencyLifecycle.PERIODIC and not other.is_at_work:
         look.run_again.append(name)
     return False
-
-
-def _look_again(look: Look, seconds: float) -> None:
-    look.look_again_in = seconds if look.look_again_in is None else min(look.look_again_in, seconds)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from miniagents.ext.workflow.copies import detached
 from miniagents.ext.workflow.definition import Definition
 from miniagents.ext.workflow.states import AgentStatus, State, StateMetadata, StateStatus
 
@@ -63,10 +64,10 @@ class Monitored(Definition):
         return sorted(waiting, key=lambda name: -_priority(self.states.get(name)))
 
     def get_state(self, key: str, default: Any = None) -> Any:
-        """Gives a value of the shared state."""
-        if self._restored is not None:
-            return self._restored.state.get(key, default)
-        return default if self._run is None else self._run.shared.values.get(key, default)
+        """Gives a value of the shared state. If it can be changed it is a copy."""
+        run = self._run
+        values = self._restored.state if self._restored is not None else {} if run is None else run.shared.values
+        return detached(values[key]) if key in values else default
 
 
 def _priority(state: State | None) -> int:

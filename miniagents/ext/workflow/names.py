@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.workflow.errors import WorkflowError
-from miniagents.ext.workflow.parts import is_part, name_part
+from miniagents.ext.workflow.parts import name_part, names_part
 from miniagents.ext.workflow.states import State
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def names_in(returned: Any, run: "WorkflowRun", state: State) -> list[str]:
     """
     if returned is None:
         return []
-    if isinstance(returned, str) or is_part(returned):
+    if isinstance(returned, str) or names_part(returned):
         returned = [returned]
     if not isinstance(returned, (list, tuple)):
         raise WorkflowError(
@@ -43,7 +43,7 @@ def names_in(returned: Any, run: "WorkflowRun", state: State) -> list[str]:
         if isinstance(one, str):
             if one in run.nodes or one not in _DONE:
                 names.append(_known(one, run, state))
-        elif is_part(one):
+        elif names_part(one):
             names.append(name_part(run, *one))
         else:
             raise WorkflowError(f"{state.name} returned {one!r:.100} among others, which is no name of a state")

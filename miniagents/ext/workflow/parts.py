@@ -5,14 +5,16 @@ from weakref import WeakValueDictionary
 
 from miniagents.ext.workflow.errors import UnknownStateError
 from miniagents.ext.workflow.opening import is_there
+from miniagents.ext.workflow.shared import each_of
 from miniagents.ext.workflow.states import State
+from miniagents.ext.workflow.work import node_of
 
 if TYPE_CHECKING:
     from miniagents.ext.workflow.agent import Agent
     from miniagents.ext.workflow.context import Context
     from miniagents.ext.workflow.run import WorkflowRun
 
-__all__ = ["is_part", "make_known", "name_part", "restore_part"]
+__all__ = ["is_part", "make_known", "name_part", "names_part", "restore_part"]
 
 _agents: "WeakValueDictionary[str, Agent]" = WeakValueDictionary()
 """The workflows of this process by their names, to find one that a recorded run has gone on with."""
@@ -23,11 +25,16 @@ def make_known(agent: "Agent") -> None:
     _agents[agent.alias] = agent
 
 
-def is_part(returned: Any) -> bool:
+def names_part(returned: Any) -> bool:
     """Whether a state has returned `(other_agent, state)`."""
     from miniagents.ext.workflow.agent import Agent
 
     return isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], Agent)
+
+
+def is_part(state: State) -> bool:
+    """Whether a state stands for another workflow."""
+    return isinstance(state.function, _Part)
 
 
 def name_part(run: "WorkflowRun", other: "Agent", start: str) -> str:
@@ -48,7 +55,8 @@ def name_part(run: "WorkflowRun", other: "Agent", start: str) -> str:
     if name not in run.nodes:
         if start not in other.states:
             raise UnknownStateError(str(start), f"a part, {other.alias}", other.states)
-        run.add_state(State(name, _Part(other, start), next_states=frozenset()))
+        state = State(name, _Part(other, start), next_states=frozenset())
+        run.add_state(state, node_of(state))
     return name
 
 
@@ -91,6 +99,7 @@ class _Part:
             reducers=context.reducers,
             store=store,
             on_begin=begin,
+            errors_as_messages=False,
         )
         _take_over(context, begun[0])
 
@@ -99,7 +108,8 @@ def _take_over(context: "Context", part: "WorkflowRun") -> None:
     """Sets what a part has set. What is put together by a reducer is put together with what came meanwhile."""
     before, after, given = part.journal.created["values"], part.shared.values, part.shared.given
     for key, value in given.items():
-        context.set_state(key, value)
+        for one in each_of(value):
+            context.set_state(key, one)
     for key, value in after.items():
         if key not in given and (key not in before or _differ(before[key], value)):
             context.set_state(key, value)

@@ -10,7 +10,7 @@ from miniagents.ext.checkpoints import NewEntry
 from miniagents.ext.checkpoints.errors import CheckpointStoreError, StoreLockedError, StoreUnavailableError
 from miniagents.ext.graph.graph import Graph
 from miniagents.ext.graph.run import GraphRun
-from miniagents.ext.workflow.errors import WorkflowCancelledError
+from miniagents.ext.workflow.errors import WorkflowCancelledError, WorkflowError
 from miniagents.ext.workflow.journal import Journal
 from miniagents.ext.workflow.people import People
 from miniagents.ext.workflow.shared import Reducer, SharedState
@@ -45,6 +45,7 @@ class RecordedRun(GraphRun):
         shared: The state that its states share.
         people: Its questions.
         sent: The messages that it was sent.
+        was_cancelled: Whether somebody has wished to end it.
         part_of: The visit that stands for this run, if it is a part of another one.
     """
 
@@ -61,6 +62,7 @@ class RecordedRun(GraphRun):
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._rest: asyncio.Future[None] = self._loop.create_future()
         self._is_ending = False
+        self.was_cancelled = False
 
     def begin_with(self, journal: Journal, outer: Mapping[str, Reducer]) -> None:
         """Says what has happened in the run so far; before it is run.
@@ -91,7 +93,8 @@ class RecordedRun(GraphRun):
         try:
             await self.complete()
         except WorkflowCancelledError:
-            await self._record_cancelled()
+            if self.was_cancelled:
+                await self._record_cancelled()
             raise
         finally:
             for work in beside:
@@ -109,6 +112,8 @@ class RecordedRun(GraphRun):
 
     def halt(self, error: Exception) -> None:
         """See `GraphRun.halt`: what was stopped has not failed, so that the run can be taken up again."""
+        if self._errors:
+            error.__cause__ = self._errors[0]  # it was being compensated
         self.crash(error)
 
     # --- recording ---
@@ -159,6 +164,7 @@ class RecordedRun(GraphRun):
 
     def cancel_all(self) -> None:
         """Ends the run."""
+        self.was_cancelled = True
         self.crash(WorkflowCancelledError(f"the run {self.run_id} of {self.agent.alias} was cancelled"))
 
     # --- pauses ---
@@ -173,7 +179,7 @@ class RecordedRun(GraphRun):
         if not self._rest.done():
             self._rest.set_result(None)
             if self.part_of is not None:
-                self.part_of.run.soon(_look_again)
+                self.part_of.run.soon(do_nothing)  # it may be at rest itself now
 
     async def until_at_rest(self) -> None:
         """Waits until nothing runs any more, because the run was paused, or has ended."""
@@ -183,10 +189,14 @@ class RecordedRun(GraphRun):
         """Ends a pause."""
         self.status = AgentStatus.RUNNING
         self.paused = False
+        if not self._rest.done():
+            self._rest.set_exception(WorkflowError(f"{self.agent.alias} was resumed before it had come to rest"))
+            self._rest.exception()  # it is known to who has resumed it
         self._rest = self._loop.create_future()
 
     def note_over(self) -> None:
         """Takes note that nothing of the run goes on any more."""
+        self.at_rest()
         if not self._over.done():
             self._over.set_result(None)
 
@@ -229,5 +239,5 @@ class RecordedRun(GraphRun):
             self.journal.add(NewEntry("checkpoint", visit=number, data={"running": running}))
 
 
-def _look_again() -> None:
-    """The step of a run of which a part has come to rest: it may be at rest itself now."""
+def do_nothing() -> None:
+    """A step that is made for what follows from each step."""

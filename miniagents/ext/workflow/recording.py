@@ -6,7 +6,7 @@ from typing import Any
 from miniagents.ext.checkpoints import Entry, NewEntry
 from miniagents.ext.workflow import errors
 from miniagents.ext.workflow.errors import WorkflowError
-from miniagents.ext.workflow.shared import REMOVED, Writes
+from miniagents.ext.workflow.shared import REMOVED, Several, Writes
 from miniagents.ext.workflow.state_run import VisitData
 
 __all__ = ["error_in", "failed_entry", "finished_entry", "read_finished"]
@@ -19,17 +19,27 @@ def finished_entry(name: str, visit: int, data: VisitData) -> NewEntry:
     if waits:
         recorded["waits"] = waits
     if data.writes:
-        recorded["set"] = {key: value for key, value in data.writes.items() if value is not REMOVED}
-        recorded["removed"] = [key for key, value in data.writes.items() if value is REMOVED]
+        recorded |= _written(data.writes)
     if data.messages:
         recorded["messages"] = list(data.messages)
     return NewEntry("finished", name, visit, data.attempt, recorded)
 
 
+def _written(writes: Writes) -> dict[str, Any]:
+    values = {key: value for key, value in writes.items() if value is not REMOVED}
+    several = [key for key, value in values.items() if isinstance(value, Several)]
+    values |= {key: list(values[key]) for key in several}
+    parts = {"set": values, "removed": [key for key, value in writes.items() if value is REMOVED], "several": several}
+    return {name: part for name, part in parts.items() if part}
+
+
 def read_finished(entry: Entry, data: VisitData) -> None:
     """Reads what `finished_entry` has written."""
     recorded = entry.data
-    writes: Writes = dict(recorded.get("set", {}))
+    several = recorded.get("several", ())
+    writes: Writes = {
+        key: Several(value) if key in several else value for key, value in recorded.get("set", {}).items()
+    }
     writes.update(dict.fromkeys(recorded.get("removed", ()), REMOVED))
     data.writes = writes
     data.waits = {name: recorded.get("waits", {}).get(name, 0) for name in recorded["next"]}

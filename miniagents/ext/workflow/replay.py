@@ -37,6 +37,7 @@ def replay(run: "WorkflowRun", entries: Iterable[Entry]) -> None:
         elif entry.kind in _OF_STATES:
             _replay(run, _state_of(run, entry.node), entry)
         elif entry.kind == "cancel":
+            run.was_cancelled = True
             raise WorkflowCancelledError(f"the run {run.run_id} of {run.agent.alias} was cancelled")
 
 
@@ -64,7 +65,7 @@ def _replay(run: "WorkflowRun", state: StateRun, entry: Entry) -> None:
     elif entry.kind == "cancelled":
         state.state = NodeState.SKIPPED
         state.metadata.status = StateStatus.CANCELLED
-        run.end_branches(data.branches)
+        run.end_cancelled(state, data.branches)
     else:
         state.state = NodeState.FAILED
         state.error = error_in(entry)

@@ -10,7 +10,7 @@ from miniagents.ext.graph.graph import Graph
 from miniagents.ext.graph.run import Jump, NodeRun, NodeState
 from miniagents.ext.graph.visit import Visit
 from miniagents.ext.workflow.controlled_run import ControlledRun
-from miniagents.ext.workflow.errors import WorkflowError
+from miniagents.ext.workflow.errors import UnknownStateError
 from miniagents.ext.workflow.events import WorkflowFinished, result_of
 from miniagents.ext.workflow.names import names_in
 from miniagents.ext.workflow.recording import failed_entry, finished_entry
@@ -58,6 +58,7 @@ class WorkflowRun(ControlledRun):
         assert isinstance(node_run, StateRun)
         visit = Visit(self, node_run)
         visit.value = self.take(node_run)
+        visit.attempt = node_run.failures_of(visit.number)
         metadata = node_run.metadata
         metadata.visits, metadata.error, metadata.waits_for = node_run.visits, None, ()
         return visit
@@ -82,6 +83,7 @@ class WorkflowRun(ControlledRun):
         metadata = state.metadata
         metadata.status, metadata.started_at, metadata.ended_at = StateStatus.RUNNING, self.time(), None
         self.make_current(visit)
+        self.waits.note_started(state.node.name)
         if isinstance(state.definition.function, MiniAgent):
             return self.inquire_inside(state.node.agent, self.inputs_of(state))
         return self.inquire_inside(state.node.agent, self.inputs_of(state), visit=visit)
@@ -93,7 +95,13 @@ class WorkflowRun(ControlledRun):
 
     def attempt_failed(self, visit: Visit, error: Exception) -> None:
         """See `GraphRun.attempt_failed`."""
+        self.attempt_stopped(visit)
+
+    def attempt_stopped(self, visit: Visit) -> None:
+        """See `GraphRun.attempt_stopped`: until the next attempt the state waits."""
         self.forget_writes(visit.value)
+        visit.value.is_called = False
+        visit.node_run.metadata.status = StateStatus.READY  # type: ignore[attr-defined]
 
     # --- a state that completes ---
 
@@ -108,9 +116,10 @@ class WorkflowRun(ControlledRun):
             data.writes = data.context.changes()
         if self.saga.is_undoing:
             return
+        self.shared.check(data.writes)
         try:
             names = names_in(data.returned, self, state.definition)
-        except WorkflowError as error:
+        except UnknownStateError as error:
             self.crash(error)
             raise
         data.waits = self.branches.waits_of(data.branches[0], names)
@@ -158,8 +167,7 @@ class WorkflowRun(ControlledRun):
         data = visit.value
         data.is_ending = True
         name = visit.node_run.node.name
-        ends_run = not (self.saga.is_undoing or self.is_tolerated(name))
-        return self.journal.add(failed_entry(name, visit.number, data.attempt, error, ends_run))
+        return self.journal.add(failed_entry(name, visit.number, data.attempt, error, self.ends_run(name)))
 
     def visit_failed(self, visit: Visit, error: BaseException) -> None:
         """See `GraphRun.visit_failed`."""
@@ -194,6 +202,6 @@ class WorkflowRun(ControlledRun):
             self.reply(MessagePromise.of(result_of(name, self.run_id, self.shared.values)))
         if self._errors:
             first, *others = self._errors
-            for error in others:
+            for error in [one for one in others if one is not first]:
                 first.add_note(f"what else has failed in {name}: {type(error).__name__}: {error}")
             raise first

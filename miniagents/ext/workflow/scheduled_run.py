@@ -1,6 +1,7 @@
 """Which states of a run are next: those that were named, those whose dependencies are met, those that undo others."""
 
 from collections.abc import Iterable
+from logging import getLogger
 from typing import TYPE_CHECKING
 
 from miniagents.ext.checkpoints import NewEntry
@@ -9,12 +10,13 @@ from miniagents.ext.graph.run import NodeRun, NodeState
 from miniagents.ext.workflow.branches import Branch, Branches
 from miniagents.ext.workflow.dependencies import DependencyType
 from miniagents.ext.workflow.errors import DependencyError, UnknownStateError
-from miniagents.ext.workflow.recorded_run import RecordedRun
+from miniagents.ext.workflow.parts import is_part
+from miniagents.ext.workflow.recorded_run import RecordedRun, do_nothing
 from miniagents.ext.workflow.recording import failed_entry
 from miniagents.ext.workflow.replay import replay
 from miniagents.ext.workflow.saga import Saga
 from miniagents.ext.workflow.shared import Writer
-from miniagents.ext.workflow.state_run import StateRun, VisitData
+from miniagents.ext.workflow.state_run import StateRun, VisitData, Waiting
 from miniagents.ext.workflow.states import State, StateMetadata, StateStatus
 from miniagents.ext.workflow.view import AgentInRun
 from miniagents.ext.workflow.waits import Waits
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScheduledRun"]
 
+_logger = getLogger("miniagents")
 _OF_THE_RUN = (None,)
 _GOES_ON_AFTER_FAILURE = (DependencyType.OPTIONAL, DependencyType.SEQUENTIAL)
 
@@ -56,6 +59,7 @@ class ScheduledRun(RecordedRun):
         self.saga = Saga(self.definitions)
         self.view = AgentInRun(self)  # type: ignore[arg-type]
         self._is_beginning = True
+        self._added_early: list[str] = []
 
     # --- states ---
 
@@ -94,16 +98,21 @@ class ScheduledRun(RecordedRun):
             UnknownStateError: It depends on a state that there is not.
         """
         for name in definition.dependencies:
-            self.state_named(name, f"the dependencies of {definition.name}")
+            if name not in self.definitions:
+                raise UnknownStateError(name, f"the dependencies of {definition.name}", self.definitions)
 
-    def add_state(self, definition: State) -> None:
-        """Adds a state while the run goes on."""
+    def add_state(self, definition: State, node: Node) -> None:
+        """Adds a state while the run goes on, or is about to begin."""
         self.definitions[definition.name] = definition
-        state = self.nodes[definition.name] = self.new_node_run(self.agent.node_of(definition))
+        if not self.has_begun:
+            self.graph.add(node)
+            self._added_early.append(definition.name)
+            return
+        state = self.nodes[definition.name] = self.new_node_run(node)
         self.waits.watch(state)
-        if definition.name in self.agent.states:
-            self.write_later(NewEntry("added", data={"state": definition.name}))
-        if state.configs and definition.name not in self.agent.compensations:
+        if not is_part(definition):
+            self.journal.add(NewEntry("added", data={"state": definition.name}))
+        if definition.starts and definition.name not in self.agent.compensations:
             self.enter(self.request, definition.name, None)
 
     def _successors_of(self, name: str) -> frozenset[str] | None:
@@ -113,9 +122,14 @@ class ScheduledRun(RecordedRun):
     # --- the beginning ---
 
     def _begin(self) -> None:
+        for name in self._added_early:
+            self.journal.add(NewEntry("added", data={"state": name}))
         states = self.states
         for state in states:
             self.waits.watch(state)
+            compensation = state.definition.compensation
+            if compensation is not None:
+                self.state_named(compensation, f"the compensation of {state.node.name}")
         start = self.journal.created.get("start")
         for name in self._first_of(states) if start is None else [start]:
             self.request(self.state_named(name, "the start of the run").node.name, None)
@@ -127,7 +141,7 @@ class ScheduledRun(RecordedRun):
     def _first_of(self, states: Iterable[StateRun]) -> list[str]:
         """The state that was added first, and those that start as soon as their dependencies are met."""
         names = [state.node.name for state in states if state.node.name not in self.agent.compensations]
-        return names[:1] + [name for name in names[1:] if self.definitions[name].dependencies]
+        return names[:1] + [name for name in names[1:] if self.definitions[name].starts]
 
     # --- what is next ---
 
@@ -142,13 +156,13 @@ class ScheduledRun(RecordedRun):
             return
         state = self.state_named(name, "a state")
         if not state.is_at_work:
-            state.branches += (branch,)
+            state.branches = _with(state.branches, branch)
             self._make_pending(state)
         elif state.has_begun:
-            state.again += (branch,)
+            state.again = _with(state.again, branch)
         else:
             waits = state if state.visit is None else state.visit.value
-            waits.branches += (branch,)
+            waits.branches = _with(waits.branches, branch)
 
     def _make_pending(self, state: StateRun) -> None:
         state.state = NodeState.PENDING
@@ -167,9 +181,6 @@ class ScheduledRun(RecordedRun):
         if node_run.metadata.status is StateStatus.BLOCKED:
             return  # it was to start, but was put off since
         super()._start(node_run)
-        for watcher in self.waits.watchers_of(node_run.node.name):
-            if watcher.configs[node_run.node.name].type is DependencyType.PARALLEL:
-                self.waits.consider(watcher)
 
     def take(self, state: StateRun) -> VisitData:
         """Begins a visit: what the state was asked to do is done by it."""
@@ -213,6 +224,13 @@ class ScheduledRun(RecordedRun):
         for branch in branches:
             self.branches.go_on(branch, {})
 
+    def end_cancelled(self, state: StateRun, branches: Iterable[Branch | None]) -> None:
+        """Goes on after a state that was cancelled."""
+        if self.saga.is_undoing:
+            self.saga.note_done(state.node.name)
+            self._errors[0].add_note(f"the compensation {state.node.name} was cancelled")
+        self.end_branches(branches)
+
     def run_again(self, state: StateRun) -> None:
         """Runs a state once more, if that was asked for while it ran."""
         if state.again and not state.is_at_work:
@@ -220,6 +238,10 @@ class ScheduledRun(RecordedRun):
             self._make_pending(state)
 
     # --- failures ---
+
+    def ends_run(self, name: str) -> bool:
+        """Whether the run fails with a state that fails now."""
+        return not (self.saga.is_undoing or self.is_tolerated(name))
 
     def is_tolerated(self, name: str) -> bool:
         """Whether the run goes on when a state has failed."""
@@ -245,8 +267,10 @@ class ScheduledRun(RecordedRun):
             self._start_nothing_more()
 
     def _start_nothing_more(self) -> None:
+        """Takes out of play what has not begun. What has begun goes on to its end, in this process or in another."""
         for other in self.states:
-            if other.state is NodeState.PENDING:
+            if other.is_at_work and not other.has_begun:
+                other.visits -= other.visit is not None
                 self._withdraw(other, NodeState.IDLE, StateStatus.PENDING)
 
     def _withdraw(self, state: StateRun, settled: NodeState, status: StateStatus) -> None:
@@ -260,22 +284,32 @@ class ScheduledRun(RecordedRun):
 
     def give_up(self, state: StateRun, error: Exception) -> None:
         """Lets a state fail that cannot start."""
+        branches, again = state.branches, state.again
         self._withdraw(state, NodeState.FAILED, StateStatus.FAILED)
+        state.again = again
         state.visits += 1
         state.error = error
-        attempt = state.attempts_of(state.visits)
-        self.write_later(failed_entry(state.node.name, state.visits, attempt, error, not self.saga.is_undoing))
-        self.note_failed(state, error, [])
+        name, attempt = state.node.name, state.attempts_of(state.visits)
+        self.journal.add(failed_entry(name, state.visits, attempt, error, self.ends_run(name)))
+        self.note_failed(state, error, branches)
+        self.waits.note_ended(name)
 
     def stuck(self, pending: list[NodeRun]) -> None:
         """See `GraphRun.stuck`."""
         if self.waits.has_timers:
             return
         waiting = [state for state in pending if isinstance(state, StateRun)]
-        reasons = [f"{one.node.name} waits for ever: {'; '.join(one.metadata.waits_for)}" for one in waiting]
+        # What waits for others that wait may still be able to run when it is known what becomes of these.
+        first = next((one for one in waiting if not self._waits_for_any_of(one, waiting)), waiting[0])
+        told = [first] if self.is_tolerated(first.node.name) else [first, *(one for one in waiting if one is not first)]
+        reasons = [f"{one.node.name} waits for ever: {'; '.join(one.metadata.waits_for)}" for one in told]
         error = DependencyError(". ".join(reasons))
         error.__cause__ = next((state.error for state in self.states if state.error is not None), None)
-        self.give_up(waiting[0], error)
+        self.give_up(first, error)
+        self.soon(do_nothing)  # what can start now does so
+
+    def _waits_for_any_of(self, state: StateRun, others: Iterable[StateRun]) -> bool:
+        return any(other is not state and other.node.name in state.configs for other in others)
 
     def settled(self, node_run: NodeRun) -> None:
         """See `GraphRun.settled`. Those that wait look when it is known what follows."""
@@ -283,15 +317,40 @@ class ScheduledRun(RecordedRun):
     def all_settled(self) -> None:
         """See `GraphRun.all_settled`: a run that has failed is compensated first."""
         if not self.saga.failed:
+            self._warn_of_unnamed()
             self.end("completed")
             return
         self.saga.begin(self.completed)
         compensation = self.saga.next()
+        while compensation is not None and compensation not in self.nodes:  # it was named by a state that came later
+            self._errors[0].add_note(f"the compensation {compensation} is missing; add a state of that name")
+            self.saga.note_done(compensation)
+            compensation = self.saga.next()
         if compensation is None:
             self.end("failed")
         else:
             self.request(compensation, None)
             self._drain()
+
+    def _warn_of_unnamed(self) -> None:
+        """Warns of states to which nobody can come: mostly a `return` was forgotten, and it would look like success."""
+        unnamed = {
+            state.node.name
+            for state in self.states
+            if state.state is NodeState.IDLE and not state.visits and state.node.name not in self.agent.compensations
+        }
+        if unnamed:
+            for definition in list(self.definitions.values()):
+                if definition.successors is None:
+                    return
+                unnamed -= definition.successors
+        if unnamed:
+            _logger.warning(
+                "%s: no state returns %s, and it does not start by itself; return its name from a state, or give it "
+                "`dependencies`",
+                self.agent.alias,
+                ", ".join(sorted(unnamed)),
+            )
 
     def forget_writes(self, data: VisitData) -> None:
         """Forgets what an attempt has set that has come to nothing."""
@@ -300,10 +359,20 @@ class ScheduledRun(RecordedRun):
 
     def crash(self, error: BaseException) -> None:
         """See `GraphRun.crash`."""
-        if not self._end.done():
-            for state in self.states:
-                if state.is_at_work:
-                    state.metadata.status = StateStatus.CANCELLED
-            if isinstance(error, UnknownStateError):  # it may be added, and the run be taken up again
-                self.write_later(NewEntry("lacks", data={"state": error.wanted}))
+        if not self.is_over and isinstance(error, UnknownStateError):  # it may be added, and the run be taken up again
+            self.journal.add(NewEntry("lacks", data={"state": error.wanted}))
         super().crash(error)
+
+    def note_over(self) -> None:
+        """See `RecordedRun.note_over`: nothing is at work any more."""
+        super().note_over()
+        for state in self.states:
+            if state.metadata.status in (StateStatus.RUNNING, StateStatus.READY, StateStatus.BLOCKED):
+                state.metadata.status, state.metadata.ended_at = StateStatus.CANCELLED, self.time()
+
+
+def _with(branches: Waiting, branch: Branch | None) -> Waiting:
+    """Adds a branch. What a state was asked for in a branch replaces that it starts by itself."""
+    if branch is None and branches:
+        return branches
+    return (branch,) if branches == _OF_THE_RUN else (*branches, branch)

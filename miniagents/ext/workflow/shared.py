@@ -1,6 +1,6 @@
 """The state that the states of a run share: who sees what when, and who must not set what."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents.ext.workflow.branches import are_beside
@@ -11,7 +11,7 @@ from promising.sentinels import Sentinel
 if TYPE_CHECKING:
     from miniagents.ext.workflow.branches import Branch
 
-__all__ = ["REMOVED", "Reducer", "SharedState", "Writer", "Writes"]
+__all__ = ["REMOVED", "Reducer", "Several", "SharedState", "Writer", "Writes", "each_of"]
 
 Reducer = Callable[[Any, Any], Any]
 """Puts two values of one key together: what is there, and what comes."""
@@ -19,6 +19,10 @@ Reducer = Callable[[Any, Any], Any]
 REMOVED = Sentinel("REMOVED", "the key is removed")
 Writes = dict[str, Any]
 """What a state has set, by key; `REMOVED` for what it has removed."""
+
+
+class Several(tuple[Any, ...]):
+    """Several values that one state has set for a key with a reducer, to be put together one after the other."""
 
 
 class Writer(NamedTuple):
@@ -52,7 +56,7 @@ class SharedState:
 
     Attributes:
         values: The values that all see.
-        given: For these keys, what was set in this run alone, put together.
+        given: For these keys, what was set in this run alone.
     """
 
     def __init__(self, values: Mapping[str, Any], reducers: Mapping[str, Reducer], outer: Collection[str] = ()) -> None:
@@ -69,6 +73,10 @@ class SharedState:
     def commits(self) -> int:
         """How many commits there have been."""
         return self._commits
+
+    def copied(self) -> dict[str, Any]:
+        """Copies of all values, which nobody else has."""
+        return {key: detached(value) for key, value in self.values.items()}
 
     def note_write(self, key: str, writer: Writer) -> None:
         """Notes that a state at work sets a key.
@@ -101,14 +109,12 @@ class SharedState:
             if value is REMOVED:
                 self.values.pop(key, None)
                 self._own.discard(key)
-            elif key in self.reducers and key in self.values:
-                self.values[key] = self._reduced(key, value)
+            elif key in self.reducers:
+                self._add(key, value)
             else:
                 self.values[key] = value
             if key in self._outer:
-                before = self.given.get(key, REMOVED)
-                both = before is not REMOVED and value is not REMOVED
-                self.given[key] = self.reducers[key](detached(before), detached(value)) if both else value
+                self._give(key, value)
             self._committed[key] = (self._commits, writer)
         self.forget(writer.state, writes)
 
@@ -118,19 +124,45 @@ class SharedState:
             if self._uncommitted.get(key) == state:
                 del self._uncommitted[key]
 
+    def check(self, writes: Writes) -> None:
+        """Puts what a state has set together with what is there, to see before it is recorded whether that works.
+
+        Raises:
+            Exception: What a reducer raises.
+        """
+        for key, value in writes.items():
+            if key in self.reducers and value is not REMOVED:
+                self.seen_with(key, value)
+
     def seen_with(self, key: str, value: Any) -> Any:
         """What the value of a key with a reducer would be, if a state that has set something would complete now."""
-        if key not in self.values:
-            return value
-        return self.reducers[key](detached(self.values[key]), detached(value))
+        return self._reduced(key, detached(self.values.get(key, REMOVED)), value)
 
-    def _reduced(self, key: str, value: Any) -> Any:
-        there = self.values[key]
+    def _add(self, key: str, value: Any) -> None:
+        there = self.values.get(key, REMOVED)
         if key not in self._own:  # it stands in the journal, too, and the reducer may change what it is given
             there = detached(there)
             self._own.add(key)
+        self.values[key] = self._reduced(key, there, value)
+
+    def _give(self, key: str, value: Any) -> None:
+        """Puts together what was set in this run alone, for the run that it is a part of."""
+        before = self.given.get(key, REMOVED)
+        if before is REMOVED or value is REMOVED:
+            self.given[key] = value
+        else:
+            self.given[key] = Several((*each_of(before), *each_of(value)))
+
+    def _reduced(self, key: str, there: Any, value: Any) -> Any:
         try:
-            return self.reducers[key](there, detached(value))
+            for one in each_of(value):
+                there = detached(one) if there is REMOVED else self.reducers[key](there, detached(one))
         except Exception as error:
             error.add_note(f"in the reducer of {key!r}")
             raise
+        return there
+
+
+def each_of(value: Any) -> Sequence[Any]:
+    """All that was set for a key: several values, or just the one."""
+    return value if isinstance(value, Several) else (value,)

@@ -70,6 +70,7 @@ class StateRun(NodeRun):
         completions: How often it has completed.
         completed_at: When it completed last.
         attempts: How many attempts the visit with this number has had in processes that have died, or before a pause.
+        failures: How many attempts of the visit with this number have failed before a pause.
         announced: The number of the visit whose first attempt is recorded before it begins.
         used: How often each state that it depends on had completed when it began last.
         met_before: The dependencies of lifecycle ONCE that were met in earlier runs.
@@ -77,8 +78,8 @@ class StateRun(NodeRun):
     """
 
     __slots__ = (
-        "again", "announced", "attempts", "branches", "completed_at", "completions", "definition", "met_before",
-        "metadata", "named_by", "timer", "used", "waiting_since",
+        "again", "announced", "attempts", "branches", "completed_at", "completions", "definition", "failures",
+        "met_before", "metadata", "named_by", "timer", "used", "waiting_since",
     )  # fmt: skip
 
     def __init__(self, node: Node, definition: State, met_before: Collection[str]) -> None:
@@ -93,6 +94,7 @@ class StateRun(NodeRun):
         self.completions = 0
         self.completed_at = 0.0
         self.attempts: tuple[int, int] = (0, 0)
+        self.failures: tuple[int, int] = (0, 0)
         self.announced = 0
         self.used: dict[str, int] = {}
         self.met_before = met_before
@@ -117,18 +119,34 @@ class StateRun(NodeRun):
         return self.attempts_of(self.visits + 1) > 0
 
     @property
+    def has_started(self) -> bool:
+        """Whether it has ever begun; to wait for a place, or for resources, is no beginning."""
+        return self.has_begun or self.visits > (self.visit is not None)
+
+    @property
     def has_ended(self) -> bool:
         """Whether it has run, and ended in whichever way."""
         return self.state in (NodeState.FINISHED, NodeState.FAILED, NodeState.SKIPPED)
 
     @property
+    def has_completed_last(self) -> bool:
+        """Whether it has completed, and is neither at work again nor has failed since."""
+        return self.state is NodeState.FINISHED
+
+    @property
     def told(self) -> str:
         """How far it has come, in a word."""
-        return "nobody has named it" if self.state is NodeState.IDLE else self.metadata.status.value
+        if self.state is NodeState.IDLE:
+            return "nobody has named it"
+        return self.metadata.status.value if self.error is None else f"failed: {self.metadata.error}"
 
     def attempts_of(self, visit: int) -> int:
         """How many attempts a visit has had that are over, without having brought an outcome."""
         return self.attempts[1] if self.attempts[0] == visit else 0
+
+    def failures_of(self, visit: int) -> int:
+        """How many attempts a visit has had that have failed, before it was put off by a pause."""
+        return self.failures[1] if self.failures[0] == visit else 0
 
     def note_attempt(self, visit: int, attempt: int) -> None:
         """Takes note of an attempt that is over without having brought an outcome."""

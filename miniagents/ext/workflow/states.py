@@ -107,6 +107,7 @@ class State:
     name: str
     function: StateFunction
     dependencies: Mapping[str, DependencyConfig] = field(default_factory=dict)
+    starts: bool = False
     resources: ResourceRequirements | None = None
     retry_policy: RetryPolicy = NO_RETRIES
     compensation: str | None = None

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from miniagents.ext.workflow.copies import detached
 from miniagents.ext.workflow.states import StateMetadata
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ class AgentInRun:
 
     def get_state(self, key: str, default: Any = None) -> Any:
         """See `Agent.get_state`."""
-        return self._run.shared.values.get(key, default)
+        values = self._run.shared.values
+        return detached(values[key]) if key in values else default
 
     @property
     def completed_states(self) -> set[str]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from miniagents.ext.graph.run import NodeState
-from miniagents.ext.workflow.dependencies import look_at
+from miniagents.ext.workflow.dependencies import DependencyType, look_at
 from miniagents.ext.workflow.errors import DependencyError
 from miniagents.ext.workflow.states import StateStatus
 
@@ -48,6 +48,12 @@ class Waits:
         """The states that depend on a state."""
         return self._watchers.get(name, [])
 
+    def note_started(self, name: str) -> None:
+        """Looks at the states for which the beginning of a state may matter."""
+        for watcher in self._watchers.get(name, ()):
+            if watcher.configs[name].type is DependencyType.PARALLEL:
+                self.consider(watcher)
+
     def note_ended(self, name: str) -> None:
         """Looks at the states for which the end of a state may matter."""
         for watcher in dict.fromkeys([*self._watchers.get(name, ()), *self._conditional]):
@@ -60,7 +66,11 @@ class Waits:
         self.forget(state)
         run, metadata = self._run, state.metadata
         if state.configs:
-            look = look_at(state, run.nodes, run.view, run.time())  # type: ignore[arg-type]
+            try:
+                look = look_at(state, run.nodes, run.view, run.time())  # type: ignore[arg-type]
+            except Exception as error:  # of a condition
+                run.give_up(state, error)
+                return
             metadata.waits_for = tuple(look.unmet)
             if look.overdue is not None:
                 run.give_up(state, DependencyError(f"{state.node.name} cannot start: {look.overdue}"))
@@ -75,6 +85,16 @@ class Waits:
                 return
         metadata.status = StateStatus.READY
         run.enqueue(state)
+
+    def hold(self, state: "StateRun", seconds: float) -> None:
+        """Has a state start after some seconds."""
+        self._timers += 1
+        state.timer = self._run.later(seconds, lambda: self._release(state))
+
+    def _release(self, state: "StateRun") -> None:
+        state.timer = None
+        self._timers -= 1
+        self._run.enqueue(state)
 
     def _look_again(self, state: "StateRun") -> None:
         state.timer = None

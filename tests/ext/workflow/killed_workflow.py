@@ -88,9 +88,9 @@ def made(kind: str, store: CheckpointStore, world: Path) -> Agent:
 
     @agent.state(compensation=undo("left"), retry_policy=QUICK)
     async def left(context: Context) -> str:
-        context.set_state("log", [f"attempt {context.attempt}"])
         await do(context)
         if random.random() < 0.5 and context.attempt < 5:
+            context.set_state("log", [f"attempt {context.attempt}, which leaves nothing"])
             raise ConnectionError("the line is busy")
         context.set_state("log", ["left"])
         return "merge"

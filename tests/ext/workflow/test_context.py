@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from miniagents import InteractionContext, Message, MiniAgents, miniagent
+from miniagents.ext.checkpoints import CheckpointStore
 from miniagents.ext.workflow import (
     Agent,
     Context,
@@ -17,7 +18,7 @@ from miniagents.ext.workflow import (
     TypedContextData,
     WorkflowError,
 )
-from tests.ext.workflow.helpers import agent_of, goes_to, started_task
+from tests.ext.workflow.helpers import agent_of, goes_to, started_task, stopped, until_recorded
 
 
 async def run_one(function: Any, **values: Any) -> dict[str, Any]:
@@ -544,3 +545,75 @@ async def test_an_agent_is_stopped_with_its_state() -> None:
     with pytest.raises(TimeoutError, match="ask took longer than 2 s"):
         await task
     assert stopped == [True]
+
+
+async def test_a_state_that_was_stopped_claims_nothing() -> None:
+    """What it sets while it cleans up is for nobody, and no conflict for others."""
+    agent = agent_of(goes_to("start", ["a", "b"]))
+
+    @agent.state
+    async def a(context: Context) -> None:
+        try:
+            await asyncio.sleep(9)
+        finally:
+            context.set_state("key", 1)
+            assert context.get_state("key") == 1
+
+    @agent.state
+    async def b(context: Context) -> str:
+        await asyncio.sleep(2)
+        return "c"
+
+    @agent.state
+    async def c(context: Context) -> None:
+        context.set_state("key", 2)
+
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    agent.cancel_state("a")
+    assert await task == {"key": 2}
+
+
+async def test_what_is_set_after_a_state_has_completed_is_an_error() -> None:
+    """Nobody would see it."""
+    agent = Agent("work", ask=None)
+    kept: list[Context] = []
+
+    @agent.state
+    async def first(context: Context) -> str:
+        kept.append(context)
+        return "second"
+
+    @agent.state
+    async def second(context: Context) -> None:
+        with pytest.raises(WorkflowError, match="first sets 'key' after it has completed"):
+            kept[0].set_state("key", 1)
+        context.set_state("key", 2)
+
+    assert await agent.run() == {"key": 2}
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+async def test_a_state_sets_several_values_to_be_put_together(is_resumed: bool, store: CheckpointStore) -> None:
+    """Each of them counts, in their order, and the state sees that at once."""
+    agent = Agent("work", store=store, reducers={"items": lambda there, item: [*there, item]}, ask=None)
+
+    @agent.state
+    async def add(context: Context) -> str:
+        for number in (1, 2, 3):
+            context.set_state("items", number)
+        assert context.get_state("items") == [0, 1, 2, 3]
+        return "end"
+
+    @agent.state
+    async def end(context: Context) -> None:
+        if is_resumed and context.attempt == 1:
+            await asyncio.sleep(1000)
+        context.set_state("items", 4)
+
+    task = started_task(agent.run("r", values={"items": [0]}))
+    if is_resumed:
+        await until_recorded(store, "r", "finished")
+        await stopped(task)
+        task = started_task(agent.resume_run("r"))
+    assert await task == {"items": [0, 1, 2, 3, 4]}

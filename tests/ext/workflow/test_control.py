@@ -20,6 +20,7 @@ from miniagents.ext.workflow import (
     WorkflowError,
 )
 from miniagents.testing import Timeline, assert_no_leftovers, quiescence
+from promising.errors import PromiseCancelledError
 from tests.ext.workflow.helpers import Log, agent_of, goes_to, started_task, until_asked
 
 
@@ -322,26 +323,29 @@ async def test_what_was_ready_before_a_pause_and_is_not_after_it() -> None:
     assert "3 late" not in log.lines
 
 
-async def test_a_pause_during_a_retry() -> None:
-    """A state that is tried again is at work until it has ended."""
+@pytest.mark.parametrize("seconds", [0, 2, 7])
+async def test_a_pause_during_a_retry(seconds: int) -> None:
+    """It does not wait for a state that waits for its next attempt; that goes on to wait, and has one attempt left."""
     log = Log()
     agent = Agent("work", ask=None)
 
     async def unsteady(context: Context) -> str:
         log.write(f"attempt {context.attempt}")
-        if context.attempt == 1:
-            raise ValueError
-        return "end"
+        raise ValueError
 
     policy = RetryPolicy(max_retries=1, initial_delay=5, jitter=False)
     agent.add_state("unsteady", unsteady, retry_policy=policy)
-    agent.add_state("end", log.state("end"))
     task = started_task(agent.run())
     await asyncio.sleep(1)
+    assert agent.state_metadata["unsteady"].status is StateStatus.READY
+    assert agent.priority_queue == ["unsteady"]
     await agent.pause()
+    log.write("paused")
+    await asyncio.sleep(seconds)
     await agent.resume()
-    await task
-    assert log.lines == ["0 attempt 1", "5 attempt 2", "5 end"]
+    with pytest.raises(ValueError):
+        await task
+    assert log.lines == ["0 attempt 1", "1 paused", f"{max(5, 1 + seconds)} attempt 2"]
 
 
 # --- cancelling ---
@@ -626,3 +630,184 @@ async def test_runs_in_a_context_and_without_one() -> None:
         started_task(agent_of(log.state("a", "b", 1), log.state("b", None, 1)).run())
         await quiescence()
     assert log.lines == ["0 a", "1 a ends", "1 b", "2 b ends"]
+
+
+# --- before the first step, and after the last one ---
+
+
+async def _until_announced(agent: Agent) -> None:
+    while agent.run_id is None:
+        await asyncio.sleep(0)
+
+
+async def test_a_pause_before_the_first_step(store: Any) -> None:
+    """The run begins after it, with all of its states."""
+    log = Log()
+    agent = agent_of(log.state("start", "end"), log.state("end"), store=store)
+    task = started_task(agent.run(values={"given": 1}))
+    await _until_announced(agent)
+    checkpoint = await agent.pause()
+    assert (checkpoint.state, log.lines) == ({"given": 1}, [])
+    await agent.resume()
+    assert await task == {"given": 1}
+    assert [line.split()[1] for line in log.lines] == ["start", "end"]
+
+
+async def test_a_pause_and_its_end_before_the_first_step(store: Any) -> None:
+    """That is no end of the run."""
+    log = Log()
+    agent = agent_of(log.state("start"), store=store)
+    task = started_task(agent.run())
+    await _until_announced(agent)
+    pausing = started_task(agent.pause())
+    await asyncio.sleep(0)
+    await agent.resume()
+    await task
+    assert isinstance((await asyncio.gather(pausing, return_exceptions=True))[0], WorkflowError)
+    assert len(log.lines) == 1
+
+
+async def test_states_that_are_added_before_the_first_step(store: Any) -> None:
+    """They are none of the first, but for those that start by themselves; and they are expected when it is resumed."""
+    log = Log()
+    agent = agent_of(log.state("start", "named"), store=store)
+    task = started_task(agent.run("r"))
+    await _until_announced(agent)
+    agent.add_state("named", log.state("named"))
+    agent.add_state("after", log.state("after"), ["start"])
+    assert not agent.cancel_state("named")
+    with pytest.raises(UnknownStateError):
+        agent.add_state("never", log.state("never"), ["nothing"])
+    await task
+    assert sorted(line.split()[1] for line in log.lines) == ["after", "named", "start"]
+    assert await agent.resume_run("r") == {}
+
+
+async def test_cancelling_all_before_the_first_step(store: Any) -> None:
+    """The run ends as a cancelled one, and nothing of it has run."""
+    log = Log()
+    agent = agent_of(log.state("start"), store=store)
+    task = started_task(agent.run("r"))
+    await _until_announced(agent)
+    await agent.cancel_all()
+    with pytest.raises(WorkflowCancelledError):
+        await task
+    assert (agent.status, log.lines) == (AgentStatus.CANCELLED, [])
+    assert (await store.info("r")).status == "cancelled"
+
+
+async def test_who_pauses_learns_that_the_run_was_resumed_meanwhile() -> None:
+    """It does not wait for ever."""
+    log = Log()
+    agent = agent_of(log.state("slow", None, 2))
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    pausing = started_task(agent.pause())
+    await asyncio.sleep(0)
+    await agent.resume()
+    with pytest.raises(WorkflowError, match="was resumed before it had come to rest"):
+        await pausing
+    await task
+
+
+async def test_a_state_that_is_refused_while_the_workflow_runs_leaves_nothing() -> None:
+    """Later runs know nothing of it."""
+    agent = Agent("work", ask=None)
+
+    @agent.state
+    async def start(context: Context) -> None:
+        if "late" not in agent.states:
+            with pytest.raises(UnknownStateError):
+                agent.add_state("late", start, ["nothing"])
+
+    await agent.run()
+    await agent.run()
+    assert list(agent.states) == ["start"]
+
+
+async def test_after_a_cancelled_run_nothing_is_at_work() -> None:
+    """Its states are CANCELLED, too, however it was cancelled."""
+    log = Log()
+    other = agent_of(forever(log), name="other")
+    agent = agent_of(goes_to("start", (other, "wait")))
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.wait([task])
+    assert other.state_metadata["wait"].status is StateStatus.CANCELLED
+    assert agent.state_metadata["other.wait"].status is StateStatus.CANCELLED
+    assert agent._running_states == other._running_states == set()
+
+
+async def test_a_state_that_says_that_it_was_cancelled_has_failed() -> None:
+    """The run has not been cancelled by anybody."""
+    agent = Agent("work", ask=None)
+
+    @agent.state
+    async def start(context: Context) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(PromiseCancelledError):
+        await agent.run()
+    assert agent.status is AgentStatus.FAILED
+
+
+async def test_a_part_that_was_cancelled_is_a_state_that_has_failed(store: Any) -> None:
+    """The run that it is a part of ends once, as a failed one."""
+    log = Log()
+    other = agent_of(forever(log), name="other")
+    agent = agent_of(goes_to("start", (other, "wait")), store=store)
+    task = started_task(agent.run("r"))
+    while not other._running_states:
+        await asyncio.sleep(0.01)
+    await other.cancel_all()
+    with pytest.raises(WorkflowCancelledError):
+        await task
+    assert agent.status is AgentStatus.FAILED
+    assert [entry.data for entry in await store.read("r") if entry.kind == "ended"] == [{"status": "failed"}]
+
+
+async def test_a_part_of_the_same_workflow_does_not_hide_the_run() -> None:
+    """What is said of the workflow is said of the run that goes on."""
+    agent = Agent("work", ask=None)
+
+    @agent.state
+    async def start(context: Context) -> list[Any]:
+        return ["slow", (agent, "quick")]
+
+    async def slow(context: Context) -> None:
+        await asyncio.sleep(2)
+
+    async def quick(context: Context) -> None:
+        pass
+
+    agent.add_state("slow", slow)
+    agent.add_state("quick", quick)
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    assert (agent.status, agent._running_states) == (AgentStatus.RUNNING, {"slow"})
+    await task
+
+
+async def test_what_a_run_gives_is_nobody_elses() -> None:
+    """To change it changes neither the checkpoint nor what the workflow says."""
+    agent = agent_of(goes_to("start", None))
+    result = await agent.run(values={"items": [1]})
+    result["items"].append(2)
+    agent.get_state("items").append(3)
+    checkpoint = agent.create_checkpoint()
+    checkpoint.state["items"].append(4)
+    assert agent.get_state("items") == [1]
+    assert agent.create_checkpoint().entries[0].data["values"] == {"items": [1]}
+
+
+async def test_a_fork_is_a_workflow() -> None:
+    """It has the same states, and runs of its own; as a node of a graph it gives its result, as a workflow does."""
+    log = Log()
+    agent = agent_of(log.state("start"))
+    fork = agent.fork(alias="forked", values={"given": 1})
+    assert await fork.inquire(progress=False).as_single_promise()
+    assert await fork.run() == {"given": 1}
+    assert (agent.status, fork.status, fork.alias) == (AgentStatus.IDLE, AgentStatus.COMPLETED, "forked")
+    fork.add_state("more", log.state("more"))
+    assert list(agent.states) == ["start"]

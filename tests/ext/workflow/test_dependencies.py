@@ -101,7 +101,9 @@ async def test_a_failure_that_another_one_does_not_tolerate() -> None:
     log = Log()
     agent = agent_of(failing("a"))
     agent.add_state("strict", log.state("strict"), dependencies={"a": REQUIRED})
-    with pytest.raises(DependencyError, match=r"strict waits for ever: a has not completed \(failed\)") as caught:
+    with pytest.raises(
+        DependencyError, match=r"strict waits for ever: a has not completed \(failed: ValueError: a\)"
+    ) as caught:
         await late(log, agent, a=SEQUENTIAL).run()
     assert isinstance(caught.value.__cause__, ValueError)
     assert log.lines == ["0 late"]
@@ -259,7 +261,9 @@ async def test_temporary() -> None:
         if fresh:
             await agent.run()
         else:
-            with pytest.raises(DependencyError, match="late waits for ever: first has not completed"):
+            with pytest.raises(
+                DependencyError, match="late waits for ever: first has completed, but that does not count"
+            ):
                 await agent.run()
     assert [line for line in log.lines if "late" in line] == ["2 late"]
 
@@ -415,3 +419,103 @@ async def test_who_waits_is_blocked() -> None:
     assert agent.priority_queue == ["late"]
     await task
     assert agent.state_metadata["late"].waits_for == ()
+
+
+# --- states that cannot start, and others that go on all the same ---
+
+
+@pytest.mark.parametrize("kind", [DependencyType.SEQUENTIAL, DependencyType.OPTIONAL])
+@pytest.mark.parametrize("order", ["forwards", "backwards"])
+async def test_what_can_never_start_is_no_reason_to_wait(kind: DependencyType, order: str) -> None:
+    """Who goes on after its failure does so."""
+    log = Log()
+    agent = agent_of(log.state("start"), log.state("unnamed"))
+    after: dict[str, dict[str, DependencyType]] = {"stuck": {"unnamed": REQUIRED}, "last": {"stuck": kind}}
+    for name in after if order == "forwards" else reversed(after):
+        agent.add_state(name, log.state(name), after[name])
+    await agent.run()
+    assert log.lines == ["0 start", "0 last"]
+    assert agent.state_metadata["stuck"].error == (
+        "DependencyError: stuck waits for ever: unnamed has not completed (nobody has named it)"
+    )
+
+
+async def test_states_that_wait_for_each_other_and_need_not() -> None:
+    """One of them begins."""
+    log = Log()
+    agent = agent_of(log.state("start"))
+    agent.add_state("a", log.state("a"), {"b": DependencyType.OPTIONAL})
+    agent.add_state("b", log.state("b"), {"a": DependencyType.OPTIONAL})
+    await agent.run()
+    assert sorted(log.lines) == ["0 b", "0 start"]
+    assert "a waits for ever: b is still at work" in str(agent.state_metadata["a"].error)
+
+
+async def test_a_branch_that_ends_with_a_state_that_cannot_start() -> None:
+    """The others do not wait for it."""
+    log = Log()
+    agent = agent_of(
+        goes_to("start", ["a", "b"]), log.state("a", "merge"), log.state("merge"), log.state("slow", None, 9)
+    )
+    agent.add_state("b", log.state("b", "merge"), {"slow": Config(REQUIRED, timeout=2)})
+    agent.add_state("c", log.state("c"), {"b": DependencyType.OPTIONAL})
+    await agent.run()
+    assert sorted(log.lines) == ["0 a", "2 c", "2 merge"]
+
+
+async def test_a_condition_that_fails_is_a_failure_of_the_state() -> None:
+    """What was done is undone."""
+    log = Log()
+    agent = agent_of(log.state("start"), log.state("start_compensation"))
+    agent.add_state("late", log.state("late"), {"start": Config(REQUIRED, condition=lambda agent: 1 / 0 > 1)})
+    with pytest.raises(ZeroDivisionError):
+        await agent.run()
+    assert log.lines == ["0 start", "0 start_compensation"]
+
+
+@pytest.mark.parametrize("kind", [DependencyType.OR, DependencyType.XOR])
+async def test_alternatives_that_take_too_long(kind: DependencyType) -> None:
+    """When none of them is waited for any longer it is an error."""
+    log = Log()
+    agent = agent_of(goes_to("start", ["a", "b"]), log.state("a", None, 9), log.state("b", None, 9))
+    agent.add_state("late", log.state("late"), {"a": Config(kind, timeout=1), "b": Config(kind, timeout=2)})
+    with pytest.raises(DependencyError, match=r"late cannot start: .*, and 2 s have passed"):
+        await agent.run()
+
+
+async def test_a_state_has_started_when_it_has_a_place() -> None:
+    """Who runs beside it does not begin before."""
+    log = Log()
+    agent = agent_of(goes_to("start", ["first", "second"]), log.state("first", None, 2), max_concurrent=1)
+    agent.add_state("second", log.state("second", None, 2))
+    agent.add_state("beside", log.state("beside"), {"second": DependencyType.PARALLEL})
+    await agent.run()
+    assert log.lines == ["0 first", "2 first ends", "2 second", "4 second ends", "4 beside"]
+
+
+async def test_names_alone_are_required() -> None:
+    """A list of names will do; with an empty one a state starts at once."""
+    log = Log()
+    agent = agent_of(log.state("one", None, 1))
+    agent.add_state("two", log.state("two", None, 2), [])
+    agent.add_state("both", log.state("both"), ["one", "two"])
+    await agent.run()
+    assert log.lines == ["0 one", "0 two", "1 one ends", "2 two ends", "2 both"]
+
+
+async def test_states_that_nobody_can_come_to_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A `return` that was forgotten looks like success otherwise; where more may be named nothing is said."""
+    await agent_of(goes_to("start", None), _ends, name="one").run()
+    assert not caplog.records  # what `start` returns is no constant
+
+    await agent_of(_ends, _is_named, name="two").run()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("two: no state returns _is_named, and it does not start by itself; return")
+
+
+async def _ends(context: Context) -> None:
+    pass
+
+
+async def _is_named(context: Context) -> str:
+    return "_ends"

@@ -14,10 +14,11 @@ from miniagents.ext.workflow import (
     DependencyType,
     RetryPolicy,
     StateStatus,
+    UnknownStateError,
     WorkflowError,
 )
 from promising import PromiseCancelledError
-from tests.ext.workflow.helpers import Log, agent_of, goes_to
+from tests.ext.workflow.helpers import Log, agent_of, goes_to, started_task
 
 
 def failing(log: Log, name: str, times: int = 1_000, seconds: float = 0, error: Any = ValueError) -> Any:
@@ -309,3 +310,103 @@ async def test_a_tolerated_failure_is_not_compensated() -> None:
     agent.add_state("b", log.state("b"), dependencies={"a": DependencyType.SEQUENTIAL})
     await agent.run()
     assert log.lines == ["0 a", "0 b"]
+
+
+async def test_a_compensation_that_is_cancelled_is_over() -> None:
+    """It does not begin again; the others follow, and the error says so."""
+    log = Log()
+    agent = agent_of(log.state("a", "b"), log.state("b", "fails"), name="work")
+    agent.add_state("a_compensation", log.state("a_compensation"))
+    agent.add_state("b_compensation", log.state("b_compensation", None, 5))
+
+    @agent.state
+    async def fails(context: Context) -> None:
+        raise ValueError("no")
+
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    assert agent.cancel_state("b_compensation")
+    with pytest.raises(ValueError) as caught:
+        await task
+    assert log.lines == ["0 a", "0 b", "0 b_compensation", "1 a_compensation"]
+    assert "the compensation b_compensation was cancelled" in caught.value.__notes__
+
+
+async def test_a_compensation_that_there_is_not() -> None:
+    """It is an error before anything runs."""
+    log = Log()
+    agent = Agent("work", ask=None)
+    agent.add_state("start", log.state("start"), compensation="undo")
+    with pytest.raises(UnknownStateError, match="the compensation of start names 'undo'"):
+        await agent.run()
+    assert log.lines == []
+
+
+async def test_a_compensation_that_there_is_not_of_a_state_that_came_later() -> None:
+    """The error that the run has failed with says so, and the others are undone."""
+    log = Log()
+    agent = agent_of(log.state("start_compensation"))
+
+    @agent.state
+    async def start(context: Context) -> str:
+        if "fails" not in agent.states:
+            agent.add_state("fails", fails, compensation="undo")
+        return "fails"
+
+    async def fails(context: Context) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError) as caught:
+        await agent.run()
+    assert log.lines == ["0 start_compensation"]
+    assert "the compensation undo is missing; add a state of that name" in caught.value.__notes__
+
+
+@pytest.mark.parametrize("how", ["returns", "reducer"])
+async def test_what_goes_wrong_after_a_state_is_a_failure_of_the_state(how: str) -> None:
+    """What was done is undone."""
+    log = Log()
+
+    def fail(there: Any, more: Any) -> Any:
+        raise KeyError("no")
+
+    agent = agent_of(log.state("start", "bad"), log.state("start_compensation"), reducers={"key": fail})
+
+    @agent.state
+    async def bad(context: Context) -> Any:
+        context.set_state("key", 1)
+        return 5 if how == "returns" else None
+
+    with pytest.raises(WorkflowError if how == "returns" else KeyError):
+        await agent.run(values={} if how == "returns" else {"key": 0})
+    assert log.lines == ["0 start", "0 start_compensation"]
+
+
+async def test_after_a_failure_nothing_begins_any_more() -> None:
+    """Not even what waits for a place already; what has begun goes on to its end."""
+    log = Log()
+    agent = agent_of(goes_to("start", ["slow", "fails", "waits"]), log.state("slow", None, 3), log.state("waits"),
+                     max_concurrent=2)  # fmt: skip
+
+    @agent.state
+    async def fails(context: Context) -> None:
+        await asyncio.sleep(1)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError):
+        await agent.run()
+    assert log.lines == ["0 slow", "3 slow ends"]
+    assert agent.state_metadata["waits"].status is StateStatus.PENDING
+
+
+async def test_a_part_fails_with_its_own_error_whatever_the_context_says() -> None:
+    """Errors are no messages there."""
+    other = Agent("other", ask=None)
+
+    @other.state
+    async def fails(context: Context) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        async with MiniAgents(errors_as_messages=True):
+            await agent_of(goes_to("start", (other, "fails"))).run()

@@ -353,7 +353,7 @@ async def test_what_can_be_no_state() -> None:
     with pytest.raises(TypeError, match="give a DependencyType or -Config"):
         agent.add_state("new", fine, dependencies={"there": "required"})  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="no mapping"):
-        agent.add_state("new", fine, dependencies=["there"])  # type: ignore[arg-type]
+        agent.add_state("new", fine, dependencies="there")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="timeout"):
         agent.add_state("new", fine, timeout=0)
     with pytest.raises(ValueError, match="no policy"):
@@ -540,3 +540,118 @@ async def test_a_second_run_begins_anew() -> None:
     first = started_task(agent.run(run_id="first"))
     assert await agent.run(run_id="second") == {"number": 1}
     assert await first == {"number": 1}
+
+
+# --- where branches meet ---
+
+
+async def test_what_another_one_comes_to_waits_for_it() -> None:
+    """When a group ends with several states, those that others of them lead to run after these, once."""
+    log = Log()
+    agent = Agent("work", ask=None)
+
+    def add(name: str, function: Any) -> None:
+        agent.add_state(name, function)
+
+    async def start(context: Context) -> list[str]:
+        return ["a", "b", "c"]
+
+    async def to_first(context: Context) -> str:
+        return "first"
+
+    async def to_second(context: Context) -> str:
+        return "second"
+
+    async def first(context: Context) -> str:
+        log.write("first")
+        await asyncio.sleep(1)
+        return "second"
+
+    async def second(context: Context) -> None:
+        log.write("second")
+
+    for name, function in {"start": start, "a": to_first, "b": to_first, "c": to_second}.items():
+        add(name, function)
+    add("first", first)
+    add("second", second)
+    await agent.run()
+    assert log.lines == ["0 first", "1 second"]
+
+
+async def test_forks_that_overlap() -> None:
+    """What several of the states come to that follow runs once, when all of them have ended."""
+    log = Log()
+    agent = Agent("work", ask=None)
+
+    @agent.state
+    async def start(context: Context) -> list[str]:
+        return ["a", "b"]
+
+    @agent.state
+    async def a(context: Context) -> list[str]:
+        return ["x", "y"]
+
+    @agent.state
+    async def b(context: Context) -> list[str]:
+        return ["y", "z"]
+
+    def add(name: str, seconds: float) -> None:
+        async def work(context: Context) -> str:
+            log.write(name)
+            await asyncio.sleep(seconds)
+            return "end"
+
+        agent.add_state(name, work)
+
+    for seconds, name in enumerate("xyz"):
+        add(name, seconds)
+    agent.add_state("end", log.state("end"))
+    await agent.run()
+    assert sorted(log.lines) == ["0 x", "0 z", "2 y", "3 end"]
+
+
+async def test_a_branch_that_goes_back_to_the_fork() -> None:
+    """What follows all branches runs once, also if one of them goes round again."""
+    log = Log()
+    agent = Agent("work", ask=None)
+    rounds = []
+
+    @agent.state
+    async def start(context: Context) -> list[str]:
+        rounds.append(1)
+        return ["a", "b"]
+
+    @agent.state
+    async def a(context: Context) -> str:
+        return "start" if len(rounds) < 3 else "join"
+
+    @agent.state
+    async def b(context: Context) -> str:
+        return "join"
+
+    agent.add_state("join", log.state("join"))
+    await agent.run()
+    assert (len(rounds), log.lines) == (3, ["0 join"])
+
+
+async def test_a_state_with_dependencies_that_a_branch_names_belongs_to_the_branch() -> None:
+    """What follows its group waits for the others, and runs once."""
+    log = Log()
+    agent = Agent("work", ask=None)
+
+    @agent.state
+    async def start(context: Context) -> list[str]:
+        return ["a", "b"]
+
+    @agent.state
+    async def a(context: Context) -> str:
+        await asyncio.sleep(1)
+        return "merge"
+
+    @agent.state(dependencies=["start"])
+    async def b(context: Context) -> str:
+        return "merge"
+
+    agent.add_state("merge", log.state("merge"))
+    await agent.run()
+    assert log.lines == ["1 merge"]
