@@ -19,6 +19,7 @@ from miniagents.sequences import MessageSequencePromise
 from promising.errors import PromiseCancelledError
 from promising.run import Run
 from promising.sentinels import NO_VALUE
+from promising.unconsumed import Failure
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
@@ -288,6 +289,8 @@ class Visit(Admission):
         """Stops whatever goes on, and counts for nothing any more."""
         self.over = True
         self._leave_line()
+        if self.replies is not None:
+            _pass_over_errors(self.replies)
         self._stop_call(None)
 
     def _preempt(self) -> None:
@@ -346,3 +349,11 @@ class Visit(Admission):
 async def _all_of(promises: list[MessagePromise]) -> None:
     for promise in promises:
         await promise
+
+
+def _pass_over_errors(replies: MessageSequencePromise) -> None:
+    """Counts errors as consumed that came in the very turn in which somebody has ended the wait for them."""
+    failures = [promise._failure for promise in replies._buffer if isinstance(promise, MessagePromise)]
+    for failure in (*failures, replies._failure, replies._buffer.end):
+        if isinstance(failure, Failure):
+            failure.consume()
