@@ -11,7 +11,8 @@ from miniagents.agents import MiniAgent
 from miniagents.ext.graph.graph import Graph, Node
 from miniagents.ext.graph.resources import ResourcePool
 from miniagents.ext.workflow.control import Controlled
-from miniagents.ext.workflow.opening import Given, opened
+from miniagents.ext.workflow.errors import UnknownStateError
+from miniagents.ext.workflow.opening import Given, is_there, opened
 from miniagents.ext.workflow.parts import make_known
 from miniagents.ext.workflow.run import WorkflowRun
 from miniagents.ext.workflow.shared import Reducer
@@ -23,6 +24,7 @@ from promising.unconsumed import Failure
 
 if TYPE_CHECKING:
     from miniagents.ext.checkpoints import CheckpointStore
+    from miniagents.ext.workflow.checkpoint import Checkpoint
 
 __all__ = ["Agent"]
 
@@ -192,19 +194,22 @@ class Agent(Controlled):
         values: Mapping[str, Any] | None = None,
         reducers: Mapping[str, Reducer] | None = None,
         store: "CheckpointStore | None" = None,
+        key: str | None = None,
         result: dict[str, Any] | None = None,
         on_begin: Callable[[WorkflowRun], None] | None = None,
     ) -> None:
-        restored = None if resume else self._restored
+        restored, before = None if resume else self._restored, self._run
         self._restored = None
-        given = Given(ctx.message_promises, values or {}, start, self.met_before, restored)
-        run_id = run_id or (restored.run_id if restored is not None else uuid4().hex)
+        store = store or self.store
+        given = Given(ctx.message_promises, values or {}, start, self.met_before, restored, key)
+        if run_id is None:
+            run_id = await _new_id(restored, store)
         run = self._new_run(ctx, run_id, timeout, progress=progress, replies_result=result is None and on_begin is None)
         if on_begin is None or not self._runs:  # a part of a run of the same workflow does not hide that
             self._run = run
         self._runs.add(run)
         try:
-            async with opened(self, store or self.store, run_id, given, resume=resume) as journal:
+            async with opened(self, store, run_id, given, resume=resume) as journal:
                 run.begin_with(journal, reducers or {})
                 if on_begin is not None:
                     on_begin(run)
@@ -212,6 +217,10 @@ class Agent(Controlled):
         except BaseException as error:
             is_cancelled = run.was_cancelled or isinstance(error, asyncio.CancelledError)
             run.status = AgentStatus.CANCELLED if is_cancelled else AgentStatus.FAILED
+            if not run.has_begun and self._run is run and before in self._runs:
+                self._run = before  # which goes on
+            if not run.has_begun or (store is None and isinstance(error, UnknownStateError)):
+                self._restored = self._restored or restored  # for when that is mended
             raise
         else:
             run.status = AgentStatus.COMPLETED
@@ -272,6 +281,15 @@ class Agent(Controlled):
         for run in list(self._runs):
             run.definitions.update(self.states)  # others may be undone by this one
             run.add_state(self.states[state.name], node)
+
+
+async def _new_id(restored: "Checkpoint | None", store: "CheckpointStore | None") -> str:
+    """The id of a run for which none was given: that of the checkpoint, unless this run is recorded already."""
+    if restored is None:
+        return uuid4().hex
+    if store is not None and await is_there(store, restored.run_id):
+        return f"{restored.run_id[:150]}-{uuid4().hex[:8]}"
+    return restored.run_id
 
 
 def _person_at_console() -> MiniAgent | None:

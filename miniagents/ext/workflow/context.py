@@ -34,9 +34,11 @@ class Context:
     Attributes:
         run_id: The id of the run.
         state_name: The name of the state.
+        visit: How often the state has begun in this run, this time included.
         attempt: The number of this attempt, from 1; attempts that died with their process count.
-        idempotency_key: The same for every attempt of this visit, in whichever process, and for nothing else: give it
-            to services so that what a state does is done once.
+        idempotency_key: The same for every attempt of this visit, in whichever process, also in a run that goes on
+            from a checkpoint of this one, and for nothing else: give it to services so that what a state does is done
+            once.
 
     Example:
         ```python
@@ -50,7 +52,7 @@ class Context:
 
     __slots__ = (
         "__weakref__", "_call", "_is_forgotten", "_is_over", "_questions", "_read", "_run", "_shared", "_visit",
-        "_writer", "_writes", "attempt", "idempotency_key", "run_id", "state_name",
+        "_writer", "_writes", "attempt", "idempotency_key", "run_id", "state_name", "visit",
     )  # fmt: skip
 
     def __init__(self, run: "WorkflowRun", visit: "Visit", call: InteractionContext) -> None:
@@ -67,7 +69,8 @@ class Context:
         self.run_id = run.run_id
         self.state_name = data.writer.state
         self.attempt = data.attempt
-        self.idempotency_key = f"{run.run_id}/{self.state_name}/{visit.number}"
+        self.visit = visit.number
+        self.idempotency_key = f"{run.key}/{self.state_name}/{visit.number}"
 
     @property
     def message_promises(self) -> MessageSequencePromise:

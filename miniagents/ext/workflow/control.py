@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from miniagents.ext.checkpoints import Entry
 from miniagents.ext.workflow.checkpoint import Checkpoint
 from miniagents.ext.workflow.errors import UnknownStateError, WorkflowError
 from miniagents.ext.workflow.monitoring import Monitored
 from miniagents.ext.workflow.questions import OpenQuestion, answer_entry, open_questions_of
 from miniagents.ext.workflow.states import AgentStatus
+from miniagents.sequences import MessageSequencePromise
 
 if TYPE_CHECKING:
     from miniagents.ext.checkpoints import CheckpointStore
@@ -93,17 +95,23 @@ class Controlled(Monitored):
 
         Returns:
             The checkpoint.
+
+        Raises:
+            WorkflowError: The messages that the run was sent are not all there, so that they would be lost.
         """
         if self._restored is not None:
             return self._restored
         run = self._run
+        entries = [] if run is None else run.journal.entries
+        if run is not None and not run.journal.is_recorded:
+            entries = [entry if entry.kind != "created" else _with_messages(entry, run) for entry in entries]
         return Checkpoint(
             run_id=self.run_id or "",
             agent_name=self.alias,
             agent_status=self.status,
             completed_states=tuple(sorted(self.completed_states)),
             state=run.shared.copied() if run else {},
-            entries=tuple(run.journal.entries) if run else (),
+            entries=tuple(entries),
         )
 
     async def restore_from_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -173,3 +181,16 @@ class Controlled(Monitored):
         if store is None:
             raise WorkflowError(f"{self.alias} has no store, so that nothing is known of other runs; give it one")
         return store
+
+
+def _with_messages(created: Entry, run: "WorkflowRun") -> Entry:
+    """The entry that a run was created, with the messages that it was sent; without a store it says nothing of them."""
+    sent = run.sent
+    if not isinstance(sent, MessageSequencePromise):
+        return created
+    if not sent.done():
+        raise WorkflowError(
+            f"what {run.agent.alias} was sent is not complete, so that a checkpoint would lack it; make one later"
+        )
+    messages = [promise._value for promise in sent.pieces_so_far]
+    return created._replace(data={**created.data, "messages": messages}) if messages else created

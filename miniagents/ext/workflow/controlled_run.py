@@ -68,7 +68,7 @@ class ControlledRun(ScheduledRun):
         pause_left = visit.pause_left
         self._abandon(state)
         self.forget_writes(data)
-        state.note_attempt(visit.number, data.attempt)
+        state.note_attempt(visit.number, data.attempt + data.is_announced)
         state.failures = (visit.number, visit.attempt - data.is_called)
         state.visits -= 1
         state.branches = data.branches
@@ -80,6 +80,12 @@ class ControlledRun(ScheduledRun):
             self._queue.append(state)
 
     # --- cancelling ---
+
+    def cancel_all(self) -> None:
+        """See `RecordedRun.cancel_all`."""
+        for part in self._parts():
+            part.enter(part.cancel_all)
+        super().cancel_all()
 
     def cancel_state(self, name: str) -> bool:
         """Stops a state, or keeps it from starting.

@@ -1,6 +1,6 @@
 """Opening the journal of a run: a new one, one that was recorded, or what a checkpoint says."""
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from miniagents.ext.checkpoints import Entry, NewEntry, RunNotFoundError
 from miniagents.ext.workflow.errors import WorkflowError
 from miniagents.ext.workflow.journal import Journal
+from miniagents.ext.workflow.recording import error_in
 
 if TYPE_CHECKING:
     from miniagents.ext.checkpoints import CheckpointStore
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from miniagents.message import Message
     from miniagents.sequences import MessageSequencePromise
 
-__all__ = ["Given", "is_there", "opened"]
+__all__ = ["Given", "failure_in", "is_there", "opened"]
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Given:
         start: The state to begin with; the first one otherwise.
         met_before: The states that completed in earlier runs of the same agent.
         restored: A checkpoint to go on from.
+        key: What the idempotency keys of the run begin with; its id otherwise.
     """
 
     sent: "MessageSequencePromise"
@@ -36,21 +38,19 @@ class Given:
     start: str | None = None
     met_before: frozenset[str] = frozenset()
     restored: "Checkpoint | None" = None
+    key: str | None = None
 
     async def entries(self, agent: "Agent", *, is_recorded: bool) -> list[NewEntry]:
         """Makes the entries that the journal of a new run begins with."""
         if self.restored is not None:
-            return [NewEntry(*entry[1:6]) for entry in _to_go_on_from(self.restored, agent.compensations)]
+            return _restored_entries(self.restored, agent.compensations)
         data: dict[str, Any] = {"values": dict(self.values), "start": self.start, "met_before": sorted(self.met_before)}
+        if self.key is not None:
+            data["key"] = self.key
         if is_recorded:  # in another process they could not be asked for again
             messages: tuple[Message, ...] = await self.sent
             data["messages"] = list(messages)
         return [NewEntry("created", data=data)]
-
-    @property
-    def is_anything(self) -> bool:
-        """Whether a run that has not begun could not begin without it."""
-        return bool(self.values) or self.start is not None or self.restored is not None
 
 
 @asynccontextmanager
@@ -78,20 +78,29 @@ async def opened(
             raise WorkflowError(f"{agent.alias} has no store, so that nothing is known of runs; give it one")
         journal = Journal()
         journal.add(*await given.entries(agent, is_recorded=False))
+        journal.entries = _as_they_were(journal.entries)
         yield journal
         return
-    if not resume:
-        fingerprint = {**agent.fingerprint(), "given": given.is_anything}
+    entries: list[NewEntry] = []
+    if not resume:  # what is given is there before the run is, so that no run is there without it for long
+        entries = await given.entries(agent, is_recorded=True)
+        fingerprint = {**agent.fingerprint(), "given": _is_anything(entries)}
         await store.create(run_id, workflow=agent.alias, fingerprint=fingerprint)
     async with await store.claim(run_id) as claim:
-        journal = Journal(store, claim, await store.read(run_id))
+        journal = Journal(store, claim, _as_they_were(await store.read(run_id)))
         if resume:
-            await _check(agent, store, run_id, given, journal)
+            await _check(agent, store, run_id, journal)
         if not journal.created:
-            recorded = journal.add(*await given.entries(agent, is_recorded=True))
+            recorded = journal.add(*(entries or await _given_again(agent, store, run_id, given)))
             assert recorded is not None
             await recorded
+            journal.entries = _as_they_were(journal.entries)
         yield journal
+
+
+def failure_in(entries: Iterable[Entry]) -> Exception | None:
+    """What a run has failed with, if it has."""
+    return next((error_in(entry) for entry in entries if _ends_run(entry)), None)
 
 
 async def is_there(store: "CheckpointStore", run_id: str) -> bool:
@@ -103,19 +112,47 @@ async def is_there(store: "CheckpointStore", run_id: str) -> bool:
     return True
 
 
-async def _check(agent: "Agent", store: "CheckpointStore", run_id: str, given: Given, journal: Journal) -> None:
+async def _check(agent: "Agent", store: "CheckpointStore", run_id: str, journal: Journal) -> None:
     before = (await store.info(run_id)).fingerprint
     agent.check_unchanged(before, journal.expected_states, run_id)
     if journal.ended not in (None, "completed"):
-        raise WorkflowError(
-            f"the run {run_id} {'was cancelled' if journal.ended == 'cancelled' else 'has failed'}, so that it cannot "
-            "be resumed; start a new one"
-        )
-    if not journal.created and before["given"] and not given.is_anything:
+        failure = None if journal.ended == "cancelled" else failure_in(journal.entries)
+        how = "was cancelled" if failure is None else f"has failed ({type(failure).__name__}: {failure})"
+        raise WorkflowError(f"the run {run_id} {how}, so that it cannot be resumed; start a new one") from failure
+
+
+async def _given_again(agent: "Agent", store: "CheckpointStore", run_id: str, given: Given) -> list[NewEntry]:
+    """What a run is to begin with whose process has died before that was recorded."""
+    entries = await given.entries(agent, is_recorded=True)
+    if (await store.info(run_id)).fingerprint["given"] and not _is_anything(entries):
         raise WorkflowError(
             f"the run {run_id} ended before it was recorded what it was given, so that it cannot be resumed; start a "
             "new one"
         )
+    return entries
+
+
+def _is_anything(entries: list[NewEntry]) -> bool:
+    """Whether a run is given something to begin with that it could not do without."""
+    data = entries[0].data if entries else {"values": {}, "start": None}
+    return len(entries) > 1 or bool(data["values"] or data["start"] is not None or data.get("messages"))
+
+
+def _restored_entries(checkpoint: "Checkpoint", compensations: Collection[str]) -> list[NewEntry]:
+    """The journal of a checkpoint for another run, which remembers when all of it was recorded."""
+    entries = _to_go_on_from(checkpoint, compensations)
+    made = [NewEntry(*entry[1:6]) for entry in entries]
+    if made and made[0].kind == "created":
+        data = {"key": checkpoint.run_id, **made[0].data, "times": [entry.time for entry in entries]}
+        made[0] = made[0]._replace(data=data)
+    return made
+
+
+def _as_they_were(entries: list[Entry]) -> list[Entry]:
+    """Entries with the times at which they were recorded first, in the run that a checkpoint was made of."""
+    times = entries[0].data.get("times", ()) if entries and entries[0].kind == "created" else ()
+    known = [entry._replace(time=time) for entry, time in zip(entries, times, strict=False)]
+    return known + entries[len(known) :]
 
 
 def _to_go_on_from(checkpoint: "Checkpoint", compensations: Collection[str]) -> list[Entry]:

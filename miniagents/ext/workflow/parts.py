@@ -1,10 +1,16 @@
 """Workflows as parts of others: a state may go on with `(other_agent, state)`."""
 
+import gc
+import inspect
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet
 
-from miniagents.ext.workflow.errors import UnknownStateError
-from miniagents.ext.workflow.opening import is_there
+from miniagents.ext.workflow.errors import UnknownStateError, WorkflowError
+from miniagents.ext.workflow.opening import failure_in, is_there
 from miniagents.ext.workflow.shared import each_of
 from miniagents.ext.workflow.states import State
 from miniagents.ext.workflow.work import node_of
@@ -14,15 +20,22 @@ if TYPE_CHECKING:
     from miniagents.ext.workflow.context import Context
     from miniagents.ext.workflow.run import WorkflowRun
 
-__all__ = ["is_part", "make_known", "name_part", "names_part", "restore_part"]
+__all__ = ["is_part", "make_known", "name_part", "names_part", "part_run_id", "restore_part"]
 
-_agents: "WeakValueDictionary[str, Agent]" = WeakValueDictionary()
+_LONGEST_ID = 200
+_agents: "defaultdict[str, WeakSet[Agent]]" = defaultdict(WeakSet)
 """The workflows of this process by their names, to find one that a recorded run has gone on with."""
 
 
 def make_known(agent: "Agent") -> None:
     """Has a workflow found by its name."""
-    _agents[agent.alias] = agent
+    _agents[agent.alias].add(agent)
+
+
+def part_run_id(run_id: str, state: str, visit: int) -> str:
+    """The id of the run of another workflow that a visit of a state stands for."""
+    made = f"{run_id}/{state}/{visit}"
+    return made if len(made) <= _LONGEST_ID else sha256(made.encode()).hexdigest()[:40]
 
 
 def names_part(returned: Any) -> bool:
@@ -55,18 +68,62 @@ def name_part(run: "WorkflowRun", other: "Agent", start: str) -> str:
     if name not in run.nodes:
         if start not in other.states:
             raise UnknownStateError(str(start), f"a part, {other.alias}", other.states)
-        state = State(name, _Part(other, start), next_states=frozenset())
+        undoes = f"{name}_compensation"
+        compensation = undoes if undoes in run.definitions else None
+        state = State(name, _Part(other, start), compensation=compensation, next_states=frozenset())
         run.add_state(state, node_of(state))
     return name
 
 
 def restore_part(run: "WorkflowRun", name: str) -> None:
-    """Makes the state of another workflow that was named in another process, if that is in this one, too."""
+    """Makes the state of another workflow that was named in another process, if that is in this one, too.
+
+    Raises:
+        WorkflowError: There are several workflows of that name, and it cannot be seen which one is meant.
+    """
+    named = _agents_in(definition.function for definition in run.agent.states.values())
     for position in (index for index, character in enumerate(name) if character == "."):
-        other, start = _agents.get(name[:position]), name[position + 1 :]
-        if other is not None and start in other.states:
+        alias, start = name[:position], name[position + 1 :]
+        other = _only_one(named, alias, start) or _only_one(_known(alias), alias, start)
+        if other is not None:
             name_part(run, other, start)
             return
+
+
+def _known(alias: str) -> "list[Agent]":
+    found = list(_agents.get(alias, ()))
+    if len(found) > 1:  # some may be there only because the collector has not come by
+        del found
+        gc.collect()
+        found = list(_agents.get(alias, ()))
+    return found
+
+
+def _only_one(agents: "Iterable[Agent]", alias: str, start: str) -> "Agent | None":
+    found = {id(agent): agent for agent in agents if agent.alias == alias and start in agent.states}
+    if len(found) > 1:
+        raise WorkflowError(
+            f"a run has gone on with {alias}.{start}, and there are {len(found)} workflows {alias!r} in this process; "
+            "give them different names"
+        )
+    return next(iter(found.values()), None)
+
+
+def _agents_in(functions: "Iterable[Any]") -> "list[Agent]":
+    """The workflows that functions know: those in their closures, and the globals that they name."""
+    from miniagents.ext.workflow.agent import Agent
+
+    found: list[Any] = []
+    for function in functions:
+        plain = inspect.unwrap(function) if callable(function) else function
+        code = getattr(plain, "__code__", None)
+        if code is not None:
+            found += [plain.__globals__.get(name) for name in code.co_names]
+            for cell in plain.__closure__ or ():
+                with suppress(ValueError):  # it is empty as yet
+                    found.append(cell.cell_contents)
+    found += [one for several in found if isinstance(several, (list, tuple)) for one in several]
+    return [one for one in found if isinstance(one, Agent)]
 
 
 class _Part:
@@ -83,7 +140,12 @@ class _Part:
 
     async def __call__(self, context: "Context") -> None:
         store = self._agent.store or context.store
-        run_id = context.idempotency_key
+        run_id = part_run_id(context.run_id, context.state_name, context.visit)
+        is_resumed = store is not None and await is_there(store, run_id)
+        if store is not None and is_resumed:
+            failure = failure_in(await store.read(run_id))
+            if failure is not None:  # and this process has ended before the run heard of it
+                raise failure
         begun: list[WorkflowRun] = []
 
         def begin(part: "WorkflowRun") -> None:
@@ -93,7 +155,8 @@ class _Part:
         await context.inquire(
             self._agent,
             run_id=run_id,
-            resume=store is not None and await is_there(store, run_id),
+            resume=is_resumed,
+            key=context.idempotency_key,
             start=self._start,
             values={key: context.get_state(key) for key in context.keys()},  # noqa: SIM118
             reducers=context.reducers,

@@ -169,11 +169,15 @@ class People:
         self._asked.set()
         self._news[question.id] = asyncio.Event()
         refused: str | None = None
+        refusals = 0
         try:
             while (told := await self._next_answer(question, refused)) is not None:
                 if validator is None or await _accepts(validator, told.text):
                     return told.text
                 refused = told.text
+                refusals += 1
+                if refusals > 1 and told.number is None:  # an agent that is wrong again and again is no reason to spin
+                    await asyncio.sleep(min(0.01 * 2**refusals, 5))
                 await self._record("refused", context, question.id, text=refused, answer=told.number)
             return None
         finally:
@@ -230,7 +234,11 @@ class People:
                 return self._take(question)
             messages = asked.result()
         except EOFError as error:
-            raise HumanInputError(f"nobody can be asked any more ({error}): {question.prompt}") from error
+            why = f" ({error})" if str(error) else ""
+            failure = HumanInputError(f"nobody can be asked any more{why}: {question.prompt}")
+            if self._run.journal.is_recorded:  # it can be answered when the run is resumed
+                self._run.crash(failure)
+            raise failure from error
         finally:
             told.cancel()
             asked.cancel()

@@ -44,8 +44,10 @@ class RecordedRun(GraphRun):
         journal: What has happened in it so far, and where the rest is recorded.
         shared: The state that its states share.
         people: Its questions.
+        key: What the idempotency keys of its states begin with.
         sent: The messages that it was sent.
         was_cancelled: Whether somebody has wished to end it.
+        replayed_at: When the entry was recorded that is being replayed, in seconds since 1970; None if none is.
         part_of: The visit that stands for this run, if it is a part of another one.
     """
 
@@ -57,12 +59,14 @@ class RecordedRun(GraphRun):
         self.journal = Journal()
         self.shared = SharedState({}, agent.reducers)
         self.people = People(self, agent.ask)  # type: ignore[arg-type]
+        self.key = run_id
         self.sent: MessageType = ctx.message_promises
         self.part_of: Visit | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._rest: asyncio.Future[None] = self._loop.create_future()
         self._is_ending = False
         self.was_cancelled = False
+        self.replayed_at: float | None = None
 
     def begin_with(self, journal: Journal, outer: Mapping[str, Reducer]) -> None:
         """Says what has happened in the run so far; before it is run.
@@ -74,6 +78,7 @@ class RecordedRun(GraphRun):
         self.journal = journal
         journal.on_failure = self.crash
         created = journal.created
+        self.key = created.get("key", self.run_id)
         self.sent = created.get("messages") or self.ctx.message_promises
         self.shared = SharedState(created.get("values", {}), {**self.agent.reducers, **outer}, outer.keys())
 
@@ -92,13 +97,14 @@ class RecordedRun(GraphRun):
             beside.append(self.start(self._beat(checkpoint_interval)))
         try:
             await self.complete()
-        except WorkflowCancelledError:
-            if self.was_cancelled:
+        except (WorkflowCancelledError, asyncio.CancelledError):
+            if self.was_cancelled and self.journal.ended is None:
                 await self._record_cancelled()
             raise
         finally:
             for work in beside:
-                work.cancel()
+                if not work.cancel() and work._failure is not None:
+                    work._failure.consume()  # it was cancelled together with the run
             self.at_rest()
             with suppress(TimeoutError):
                 async with asyncio.timeout(cleanup_timeout):

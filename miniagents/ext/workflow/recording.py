@@ -48,7 +48,9 @@ def read_finished(entry: Entry, data: VisitData) -> None:
 
 def failed_entry(name: str, visit: int, attempt: int, error: BaseException, ends_run: bool) -> NewEntry:
     """Makes the entry that says that a state has failed for good, and whether the run fails with it."""
-    data = {"error": str(error), "error_type": type(error).__name__, "ends_run": ends_run}
+    data: dict[str, Any] = {"error": str(error), "error_type": type(error).__name__, "ends_run": ends_run}
+    if isinstance(error, KeyError) and all(isinstance(part, str) for part in error.args):
+        data["key"] = list(error.args)  # its text is not what it was made of
     return NewEntry("failed", name, visit, attempt, data)
 
 
@@ -58,7 +60,7 @@ def error_in(entry: Entry) -> Exception:
     cls = getattr(errors, kind, None) or getattr(builtins, kind, None)
     if isinstance(cls, type) and issubclass(cls, Exception):
         try:
-            made = cls(text)
+            made = cls(*entry.data.get("key", (text,)))
         except TypeError:
             pass
         else:

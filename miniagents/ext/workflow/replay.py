@@ -32,13 +32,15 @@ def replay(run: "WorkflowRun", entries: Iterable[Entry]) -> None:
         WorkflowCancelledError: Somebody has wished to end the run while nobody worked at it.
     """
     for entry in list(entries):
+        run.replayed_at = entry.time
         if entry.kind in _OF_QUESTIONS:
             run.people.restore(entry)
         elif entry.kind in _OF_STATES:
             _replay(run, _state_of(run, entry.node), entry)
-        elif entry.kind == "cancel":
+        elif entry.kind == "cancel" and run.journal.ended is None:
             run.was_cancelled = True
             raise WorkflowCancelledError(f"the run {run.run_id} of {run.agent.alias} was cancelled")
+    run.replayed_at = None
 
 
 def _state_of(run: "WorkflowRun", name: str) -> StateRun:
@@ -50,6 +52,7 @@ def _state_of(run: "WorkflowRun", name: str) -> StateRun:
 def _replay(run: "WorkflowRun", state: StateRun, entry: Entry) -> None:
     if entry.kind == "started":
         state.note_attempt(entry.visit, entry.attempt)
+        state.failures = (entry.visit, (entry.data or {}).get("failed", 0))
         state.metadata.attempts = entry.attempt
         return
     if run.saga.failed and state.node.name in run.agent.compensations:
@@ -66,6 +69,7 @@ def _replay(run: "WorkflowRun", state: StateRun, entry: Entry) -> None:
         state.state = NodeState.SKIPPED
         state.metadata.status = StateStatus.CANCELLED
         run.end_cancelled(state, data.branches)
+        run.run_again(state)
     else:
         state.state = NodeState.FAILED
         state.error = error_in(entry)

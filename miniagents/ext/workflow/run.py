@@ -72,7 +72,8 @@ class WorkflowRun(ControlledRun):
         if data.is_announced:
             data.is_announced = False
             return None
-        return self.journal.add(NewEntry("started", state.node.name, visit.number, data.attempt))
+        failed = {"failed": visit.attempt} if visit.attempt else None
+        return self.journal.add(NewEntry("started", state.node.name, visit.number, data.attempt, failed))
 
     def call(self, visit: Visit) -> MessageSequencePromise:
         """See `GraphRun.call`."""

@@ -130,10 +130,12 @@ class ScheduledRun(RecordedRun):
             compensation = state.definition.compensation
             if compensation is not None:
                 self.state_named(compensation, f"the compensation of {state.node.name}")
+        entries = self.journal.entries
+        self.replayed_at = entries[0].time if len(entries) > 1 else None  # what waits has done so since then
         start = self.journal.created.get("start")
         for name in self._first_of(states) if start is None else [start]:
             self.request(self.state_named(name, "the start of the run").node.name, None)
-        replay(self, self.journal.entries)  # type: ignore[arg-type]
+        replay(self, entries)  # type: ignore[arg-type]
         self._is_beginning = False
         for state in self.states:
             self.waits.consider(state)
@@ -167,7 +169,7 @@ class ScheduledRun(RecordedRun):
     def _make_pending(self, state: StateRun) -> None:
         state.state = NodeState.PENDING
         if state.configs:
-            state.waiting_since = self.time()
+            state.waiting_since = self.time() if self.replayed_at is None else self.replayed_at
         self._unsettled += 1
         if not self._is_beginning:
             self.waits.consider(state)

@@ -2,25 +2,28 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from miniagents import Message
+from miniagents import InteractionContext, Message, MiniAgents, miniagent
 from miniagents.ext.checkpoints import CheckpointStore, RunExistsError, SQLiteCheckpointStore
 from miniagents.ext.workflow import (
     Agent,
     AgentStatus,
     Checkpoint,
     Context,
+    DependencyConfig,
+    DependencyLifecycle,
+    DependencyType,
     TypedContextData,
     UnknownStateError,
     WorkflowError,
 )
 from miniagents.testing import quiescence
-from tests.ext.workflow.helpers import Log, agent_of, goes_to, started_task, until_asked
+from tests.ext.workflow.helpers import Log, agent_of, goes_to, started_task, stopped, until_asked
 
 
 def through_json(checkpoint: Checkpoint) -> Checkpoint:
@@ -251,22 +254,31 @@ async def test_a_completed_run_is_not_run_again() -> None:
 
 
 async def test_a_checkpoint_goes_into_a_store(store: CheckpointStore) -> None:
-    """An agent with a store records a restored run, from its beginning on; a run that is there is not overwritten."""
+    """It is recorded from its beginning on; where there is the run already it is another one, with the same keys."""
     log = Log()
-    agent = agent_of(log.state("a", "b", 1, key=1), log.state("b"))
+    keys = []
+
+    async def b(context: Context) -> None:
+        keys.append(context.idempotency_key)
+        log.write("b")
+
+    agent = agent_of(log.state("a", "b", 1, key=1), b)
     started_task(agent.run(run_id="r"))
     await quiescence()
     checkpoint = await agent.pause()
-    other = agent_of(log.state("a", "b", 1, key=1), log.state("b"), store=store)
+    other = agent_of(log.state("a", "b", 1, key=1), b, store=store)
     await other.restore_from_checkpoint(checkpoint)
     assert await other.run() == {"key": 1}
     assert log.lines == ["0 a", "1 a ends", "1 b"]
     assert [entry.kind for entry in await store.read("r")][:3] == ["created", "started", "finished"]
     await other.restore_from_checkpoint(checkpoint)
     with pytest.raises(RunExistsError, match="give another id"):
-        await other.run()
+        await other.run(run_id="r")
+    assert await other.run(run_id="r2") == {"key": 1}  # it is not forgotten
     await other.restore_from_checkpoint(checkpoint)
-    assert await other.run(run_id="r2") == {"key": 1}
+    assert await other.run() == {"key": 1}
+    assert str(other.run_id).startswith("r-")
+    assert keys == ["r/b/1"] * 3
 
 
 async def test_a_question_is_part_of_a_checkpoint() -> None:
@@ -343,3 +355,68 @@ async def test_checkpoint_interval(state_folder: Any) -> None:
     assert beats == [{"running": ["a"]}] * 4
     assert agent.store is not None
     await agent.store.close()
+
+
+async def test_the_messages_that_a_run_was_sent_are_part_of_a_checkpoint() -> None:
+    """Also without a store; while they still arrive there is none."""
+    log = Log()
+
+    async def read(context: Context) -> str:
+        context.set_state("read", [str(message) for message in await context.message_promises])
+        return "end"
+
+    @miniagent
+    async def slow(ctx: InteractionContext) -> None:
+        ctx.reply("beer")
+        await asyncio.sleep(5)
+
+    async with MiniAgents():
+        agent = agent_of(log.state("start", "read", 9), read, log.state("end"))
+        agent.inquire(slow.inquire())
+        await asyncio.sleep(1)
+        with pytest.raises(WorkflowError, match="what work was sent is not complete"):
+            agent.create_checkpoint()
+        await asyncio.sleep(5)
+        checkpoint = Checkpoint.from_dict(json.loads(json.dumps(agent.create_checkpoint().to_dict())))
+        await agent.cancel_all()
+    other = agent_of(log.state("start", "read", 9), read, log.state("end"))
+    await other.restore_from_checkpoint(checkpoint)
+    assert (await other.run())["read"] == ["beer"]
+
+
+async def test_a_restored_run_knows_when_things_have_happened(any_store: CheckpointStore) -> None:
+    """What has completed long ago does not count as fresh."""
+    log = Log()
+
+    def made(**options: Any) -> Agent:
+        agent = agent_of(goes_to("start", ["fetch", "wait"]), log.state("fetch"), log.state("wait", None, 5), **options)
+        periodic = DependencyConfig(lifecycle=DependencyLifecycle.PERIODIC, interval=60)
+        agent.add_state("use", log.state("use"), {"fetch": periodic, "wait": DependencyType.REQUIRED})
+        return agent
+
+    agent = made()
+    task = started_task(agent.run("r"))
+    await asyncio.sleep(1)
+    checkpoint = agent.create_checkpoint()
+    await stopped(task)
+    earlier = tuple(entry._replace(time=entry.time - 100) for entry in checkpoint.entries)
+    other = made(store=any_store)
+    await other.restore_from_checkpoint(replace(checkpoint, entries=earlier))
+    await other.run()
+    assert [line.split()[1] for line in log.lines if "ends" not in line] == ["fetch", "wait", "wait", "fetch", "use"]
+
+
+async def test_a_checkpoint_is_there_until_it_was_taken_up() -> None:
+    """A state that was forgotten can be added, and the run goes on."""
+    log = Log()
+    agent = agent_of(log.state("a", "b"), log.state("b"))
+    started_task(agent.run())
+    await quiescence()
+    checkpoint = agent.create_checkpoint()
+    other = agent_of(log.state("a", "b"))
+    await other.restore_from_checkpoint(checkpoint)
+    with pytest.raises(UnknownStateError):
+        await other.run()
+    other.add_state("b", log.state("b"))
+    await other.run()
+    assert log.lines.count("0 a") == 1

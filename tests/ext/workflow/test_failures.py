@@ -410,3 +410,20 @@ async def test_a_part_fails_with_its_own_error_whatever_the_context_says() -> No
     with pytest.raises(ValueError, match="no"):
         async with MiniAgents(errors_as_messages=True):
             await agent_of(goes_to("start", (other, "fails"))).run()
+
+
+async def test_what_a_part_has_done_is_undone_by_the_state_of_that_name() -> None:
+    """`<workflow>.<state>_compensation` of the outer workflow."""
+    log = Log()
+    other = agent_of(log.state("pay"), name="other")
+    agent = agent_of(goes_to("start", [(other, "pay"), "fails"]))
+
+    @agent.state
+    async def fails(context: Context) -> None:
+        await asyncio.sleep(1)
+        raise ValueError("no")
+
+    agent.add_state("other.pay_compensation", log.state("refund"))
+    with pytest.raises(ValueError):
+        await agent.run()
+    assert log.lines == ["0 pay", "1 refund"]

@@ -456,3 +456,39 @@ async def test_a_store_of_another_process(store: SQLiteCheckpointStore, in_real_
         await until_recorded(other, "r", "question")
         await anybody.answer("r", "ask-1-1", "from there")
     assert await task == {"said": "from there"}
+
+
+async def test_an_end_of_input_leaves_a_recorded_run_to_be_resumed(store: CheckpointStore) -> None:
+    """It has not failed, and the question is still open."""
+
+    @miniagent
+    async def closed(ctx: InteractionContext) -> None:
+        raise EOFError
+
+    async def ask(context: Context) -> None:
+        context.set_state("said", await context.human_in_the_loop("Well?"))
+
+    with pytest.raises(HumanInputError, match=r"nobody can be asked any more: Well\?"):
+        await agent_of(ask, ask=closed, store=store).run("r")
+    assert (await store.info("r")).status == "running"
+    agent = agent_of(ask, store=store)
+    await agent.answer("r", "ask-1-1", "fine")
+    assert await agent.resume_run("r") == {"said": "fine"}
+
+
+async def test_an_agent_that_is_always_wrong_does_not_spin() -> None:
+    """The pauses between its answers grow."""
+    asked = []
+
+    @miniagent
+    async def wrong(ctx: InteractionContext) -> None:
+        asked.append(1)
+        ctx.reply("no number")
+
+    async def ask(context: Context) -> None:
+        context.set_state(
+            "said", await context.human_in_the_loop("Well?", validator=str.isdigit, timeout=30, default="0")
+        )
+
+    assert await agent_of(ask, ask=wrong).run() == {"said": "0"}
+    assert len(asked) < 20

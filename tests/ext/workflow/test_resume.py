@@ -1,7 +1,9 @@
 """Recorded runs: taken up wherever they stopped, by one process at a time, with the workflow that they began with."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -388,7 +390,7 @@ async def test_a_run_that_has_failed_is_not_resumed(store: CheckpointStore) -> N
     with pytest.raises(ValueError):
         await agent.run(run_id="r")
     assert (await store.info("r")).status == "failed"
-    with pytest.raises(WorkflowError, match="the run r has failed, so that it cannot be resumed"):
+    with pytest.raises(WorkflowError, match=r"the run r has failed \(ValueError: boom\), so that it cannot be resumed"):
         await agent.resume_run("r")
 
 
@@ -757,3 +759,263 @@ async def test_a_store_that_fails_fails_no_state(tmp_path: Any) -> None:
         dying.left = 100
         await made(dying).resume_run("r")
     assert log.lines == ["0 start", "0 work", "0 work"]
+
+
+async def test_what_was_at_work_when_another_state_failed_goes_on(store: CheckpointStore) -> None:
+    """It ends, and is undone, as in an undisturbed run."""
+    log = Log()
+
+    def made() -> Agent:
+        agent = agent_of(goes_to("start", ["hotel", "flight"]), store=store)
+        agent.add_state("hotel", log.state("hotel", None, 5), compensation=log.state("cancel_hotel"))
+
+        @agent.state
+        async def flight(context: Context) -> None:
+            await asyncio.sleep(1)
+            raise ValueError("no seat")
+
+        return agent
+
+    task = started_task(made().run("r"))
+    await until_recorded(store, "r", "failed")
+    await stopped(task)
+    with pytest.raises(ValueError, match="no seat"):
+        await made().resume_run("r")
+    assert [line.split(maxsplit=1)[1] for line in log.lines] == ["hotel", "hotel", "hotel ends", "cancel_hotel"]
+
+
+async def test_a_wish_to_cancel_that_came_too_late(store: CheckpointStore) -> None:
+    """The run has completed, and that is what it says."""
+    log = Log()
+    agent = agent_of(log.state("start", key=1), store=store)
+    await agent.run("r")
+    await store.tell("r", NewEntry("cancel"))
+    assert await agent.resume_run("r") == {"key": 1}
+    assert (await store.info("r")).status == "completed"
+
+
+async def test_a_run_is_there_when_all_is_there_that_it_was_sent(store: CheckpointStore) -> None:
+    """Else it would be taken up without that."""
+    log = Log()
+
+    @miniagent
+    async def slow(ctx: InteractionContext) -> None:
+        ctx.reply("beer")
+        await asyncio.sleep(5)
+
+    async with MiniAgents():
+        replies = agent_of(log.state("start"), store=store).inquire(slow.inquire(), run_id="r")
+        await asyncio.sleep(1)
+        replies.cancel()
+    with pytest.raises(RunNotFoundError):
+        await agent_of(log.state("start"), store=store).resume_run("r")
+
+
+async def test_a_cancelled_state_that_was_named_again(store: CheckpointStore) -> None:
+    """It runs once more, also when the run is taken up."""
+    log = Log()
+
+    def made() -> Agent:
+        agent = Agent("work", store=store, ask=None)
+
+        @agent.state
+        async def other(context: Context) -> list[str]:
+            await asyncio.sleep(1)
+            return ["x", "canceller"]
+
+        @agent.state
+        async def canceller(context: Context) -> None:
+            await asyncio.sleep(1)
+            assert agent.cancel_state("x")
+
+        agent.add_state("x", log.state("x", None, 9), [])
+        return agent
+
+    task = started_task(made().run("r"))
+    await until_recorded(store, "r", "cancelled")
+    await until_recorded(store, "r", "started", 4)
+    await stopped(task)
+    await made().resume_run("r")
+    assert [line.split(maxsplit=1)[1] for line in log.lines] == ["x", "x", "x", "x ends"]
+
+
+async def test_attempts_that_have_failed_count_after_a_resume(store: CheckpointStore) -> None:
+    """Those that have died with their process do not."""
+    log = Log()
+
+    def made() -> Agent:
+        agent = Agent("work", store=store, ask=None)
+
+        async def fails(context: Context) -> None:
+            log.write(f"attempt {context.attempt}")
+            await asyncio.sleep(1)
+            raise ValueError(context.attempt)
+
+        agent.add_state("fails", fails, retry_policy=RetryPolicy(2, initial_delay=1, jitter=False))
+        return agent
+
+    task = started_task(made().run("r"))
+    await until_recorded(store, "r", "started", 2)
+    await stopped(task)
+    with pytest.raises(ValueError, match="4"):
+        await made().resume_run("r")
+    assert [line.split(maxsplit=1)[1] for line in log.lines] == [f"attempt {number}" for number in (1, 2, 3, 4)]
+
+
+async def test_a_limit_of_time_of_a_dependency_goes_on_after_a_resume(store: SQLiteCheckpointStore) -> None:
+    """It began when the state began to wait."""
+    log = Log()
+
+    def made() -> Agent:
+        agent = agent_of(goes_to("start", ["slow", "late"]), log.state("slow", None, 100), store=store)
+        config = DependencyConfig(DependencyType.TIMEOUT, timeout=50)
+        agent.add_state("late", log.state("late"), {"slow": config, "start": DependencyType.REQUIRED})
+        return agent
+
+    task = started_task(made().run("r"))
+    await until_recorded(store, "r", "started", 2)
+    await stopped(task)
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE entries SET time = time - 45")
+    task = started_task(made().resume_run("r"))
+    await asyncio.sleep(10)
+    assert [line.split()[1] for line in log.lines] == ["slow", "slow", "late"]
+    await stopped(task)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyError("gone")])
+async def test_a_part_that_has_failed_before_the_run_heard_of_it(store: CheckpointStore, error: Exception) -> None:
+    """The error is the same."""
+
+    def made() -> Agent:
+        other = Agent("other", ask=None)
+
+        @other.state
+        async def fails(context: Context) -> None:
+            raise error
+
+        return agent_of(goes_to("start", (other, "fails")), store=store)
+
+    task = started_task(made().run("r"))
+    await until_recorded(store, "r/other.fails/1", "ended")
+    await stopped(task)
+    with pytest.raises((type(error), WorkflowError)) as caught:
+        await made().resume_run("r")
+    found = caught.value.__cause__ if isinstance(caught.value, WorkflowError) else caught.value  # it had heard of it
+    assert (type(found), found.args) == (type(error), error.args)
+
+
+async def test_workflows_of_one_name(store: CheckpointStore) -> None:
+    """A run is taken up with the one that its states know."""
+
+    def made(tenant: str) -> Agent:
+        child = Agent("child", ask=None)
+
+        @child.state
+        async def bill(context: Context) -> None:
+            await asyncio.sleep(1)
+            context.set_state("billed", tenant)
+
+        async def start(context: Context) -> tuple[Agent, str]:
+            return child, "bill"
+
+        return agent_of(start, name="parent", store=store)
+
+    task = started_task(made("one").run("r"))
+    await until_recorded(store, "r/child.bill/1", "started")
+    await stopped(task)
+    one, other = made("one"), made("other")
+    assert await one.resume_run("r") == {"billed": "one"}
+    assert other.status is AgentStatus.IDLE
+
+
+async def test_workflows_of_one_name_that_no_state_knows(store: CheckpointStore) -> None:
+    """Which one is meant cannot be seen, and the error says so."""
+    made: dict[str, Agent] = {}
+
+    def child(number: int) -> Agent:
+        agent = Agent("child", ask=None)
+        agent.add_state("bill", log.state("bill", None, 1))
+        made[f"{number}"] = agent
+        return agent
+
+    log = Log()
+    child(1)
+
+    async def start(context: Context) -> tuple[Agent, str]:
+        return made["1"], "bill"
+
+    task = started_task(agent_of(start, store=store).run("r"))
+    await until_recorded(store, "r/child.bill/1", "started")
+    await stopped(task)
+    child(2)
+    with pytest.raises(WorkflowError, match="there are 2 workflows 'child' in this process; give them different names"):
+        await agent_of(start, store=store).resume_run("r")
+
+
+async def test_a_second_process_that_is_refused_leaves_the_first_one_its_controls(store: CheckpointStore) -> None:
+    """Also if it is the same one."""
+    log = Log()
+    agent = agent_of(log.state("start", None, 5), store=store)
+    task = started_task(agent.run("r"))
+    await until_recorded(store, "r", "started")
+    with pytest.raises(RunClaimedError):
+        await agent.resume_run("r")
+    assert agent.status is AgentStatus.RUNNING
+    await agent.cancel_all()
+    assert agent.status is AgentStatus.CANCELLED
+    await asyncio.wait([task])
+
+
+async def test_a_cancelled_run_leaves_no_part_that_could_be_resumed(store: CheckpointStore) -> None:
+    """All of it is cancelled."""
+    log = Log()
+    other = agent_of(log.state("slow", None, 9), name="other")
+    agent = agent_of(goes_to("start", (other, "slow")), store=store)
+    task = started_task(agent.run("r"))
+    await until_recorded(store, "r/other.slow/1", "started")
+    await agent.cancel_all()
+    await asyncio.wait([task])
+    assert [info.status for info in await store.runs()] == ["cancelled", "cancelled"]
+
+
+async def test_a_part_of_a_run_with_a_long_id(store: CheckpointStore) -> None:
+    """Its own id is one that the store takes."""
+    log = Log()
+    inner = agent_of(log.state("one"), name="inner")
+    outer = agent_of(goes_to("two", (inner, "one")), name="outer")
+    await agent_of(goes_to("start", (outer, "two")), store=store).run("r" * 195)
+    assert len(await store.runs()) == 3
+
+
+async def test_a_pause_of_a_state_that_is_recorded_to_begin(store: CheckpointStore) -> None:
+    """It begins with the next attempt."""
+    log = Log()
+
+    async def x(context: Context) -> str | None:
+        log.write(f"x {context.attempt}")
+        if context.visit == 2:
+            return None
+        try:
+            await asyncio.sleep(9)
+        finally:
+            await asyncio.sleep(3)
+        return None
+
+    agent = Agent("work", store=store, ask=None)
+
+    @agent.state
+    async def again(context: Context) -> str:
+        await asyncio.sleep(1)
+        agent.cancel_state("x")
+        await asyncio.sleep(1)
+        return "x"
+
+    agent.add_state("x", x, [])
+
+    task = started_task(agent.run("r"))
+    await until_recorded(store, "r", "started", 3)
+    await agent.pause()
+    await agent.resume()
+    await task
+    assert [line.split(maxsplit=1)[1] for line in log.lines] == ["x 1", "x 2"]
