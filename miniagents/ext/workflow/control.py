@@ -6,7 +6,7 @@ from miniagents.ext.checkpoints import Entry
 from miniagents.ext.workflow.checkpoint import Checkpoint
 from miniagents.ext.workflow.errors import UnknownStateError, WorkflowError
 from miniagents.ext.workflow.monitoring import Monitored
-from miniagents.ext.workflow.questions import OpenQuestion, answer_entry, open_questions_of
+from miniagents.ext.workflow.questions import OpenQuestion, answer_entry, open_questions_in
 from miniagents.ext.workflow.states import AgentStatus
 from miniagents.sequences import MessageSequencePromise
 
@@ -127,7 +127,7 @@ class Controlled(Monitored):
     # --- people ---
 
     async def open_questions(self, run_id: str | None = None) -> list[OpenQuestion]:
-        """Lists the questions of a run that wait for their answers.
+        """Lists the questions of a run that wait for their answers, those of parts of it included.
 
         Args:
             run_id: The run; the present one otherwise.
@@ -140,10 +140,10 @@ class Controlled(Monitored):
         """
         run = self._unrecorded_run(run_id)
         if run is not None:
-            return list(run.people.open.values())
+            return [question for one in run.with_parts() for question in one.people.open.values()]
         if run_id is None and self.run_id is None:
             return []
-        return open_questions_of(await self._store().read(run_id or self.run_id or ""))
+        return await open_questions_in(self._store(), run_id or self.run_id or "")
 
     async def answer(self, run_id: str | None, question_id: str, text: str) -> None:
         """Answers a question, from any process.
@@ -151,22 +151,27 @@ class Controlled(Monitored):
         Args:
             run_id: The run; None for the present one.
             question_id: The id of the question.
-            text: The answer. One that will not do is asked for again.
+            text: The answer. One that will not do is asked for again. A further one, before a process has taken up the
+                first, counts if the first will not do.
 
         Raises:
-            WorkflowError: There is no such question, or it was answered.
+            WorkflowError: No such question waits for an answer.
         """
         questions = await self.open_questions(run_id)
-        if all(question.id != question_id for question in questions):
-            listed = ", ".join(question.id for question in questions) or "none"
+        question = next((question for question in questions if question.id == question_id), None)
+        if question is None:
+            listed = ", ".join(one.id for one in questions) or "none"
             raise WorkflowError(f"no question {question_id!r} waits for an answer; there are: {listed}")
         entry = answer_entry(question_id, text)
         run = self._unrecorded_run(run_id)
-        if run is not None:
-            run.journal.add(entry)
-            run.people.tell(question_id, text, entry.attempt, run.time())
+        asking = [] if run is None else [one for one in run.with_parts() if one.run_id == question.run_id]
+        if not asking:
+            await self._store().tell(question.run_id, entry)
+        elif asking[0].journal.store is not None:  # a part has a store though the run has none
+            await asking[0].journal.store.tell(question.run_id, entry)
         else:
-            await self._store().tell(run_id or self.run_id or "", entry)
+            asking[0].journal.add(entry)
+            asking[0].people.tell(question_id, text, entry.attempt, asking[0].time())
 
     def _unrecorded_run(self, run_id: str | None) -> "WorkflowRun | None":
         """The run of that id, if this process alone knows of it."""

@@ -1,7 +1,7 @@
 """What is done to a run from outside while it goes on: it is paused, and states are cancelled."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from miniagents.ext.checkpoints import NewEntry
 from miniagents.ext.graph.run import NodeState
@@ -42,6 +42,12 @@ class ControlledRun(ScheduledRun):
         visit.value.part = part
         if self.paused:
             part.pause()
+
+    def with_parts(self) -> "Iterator[ControlledRun]":
+        """The run, and all others that are parts of it."""
+        yield self
+        for part in self._parts():
+            yield from part.with_parts()
 
     def _parts(self) -> "list[ControlledRun]":
         """The parts at work."""

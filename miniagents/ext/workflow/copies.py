@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from functools import lru_cache
 from itertools import chain
 from operator import is_
 from typing import Any
@@ -56,8 +57,8 @@ def _copy(value: Any, known: dict[int, Any]) -> Any:
     if isinstance(value, BaseModel):
         return _copy_model(value, known)
     if _is_dataclass_object(value):
-        names = [field.name for field in dataclasses.fields(value)]
-        return _copy_fields(value, {name: getattr(value, name) for name in names if hasattr(value, name)}, known)
+        there = {name: getattr(value, name) for name in _names_of(value) if hasattr(value, name)}
+        return _copy_fields(value, there, known)
     return value
 
 
@@ -74,7 +75,7 @@ def _copy_tuple(value: tuple[Any, ...], known: dict[int, Any]) -> tuple[Any, ...
 
 
 def _copy_deque(value: deque[Any], known: dict[int, Any]) -> deque[Any]:
-    made: deque[Any] = deque((), value.maxlen)
+    made: deque[Any] = deque(maxlen=value.maxlen)
     known[id(value)] = made
     made.extend([_copy(item, known) for item in value])
     return made
@@ -156,12 +157,22 @@ def _parts(value: Any) -> list[Any] | None:
         fields = [value.__dict__.get(name, NO_VALUE) for name in type(value).__pydantic_fields__]
         return [*fields, value.__pydantic_extra__, value.__pydantic_private__, {*value.__pydantic_fields_set__}]
     if _is_dataclass_object(value):
-        return [getattr(value, field.name, NO_VALUE) for field in dataclasses.fields(value)]
+        return [getattr(value, name, NO_VALUE) for name in _names_of(value)]
     return None
 
 
 def _is_dataclass_object(value: Any) -> bool:
     return hasattr(type(value), "__dataclass_fields__")
+
+
+def _names_of(value: Any) -> tuple[str, ...]:
+    cls: Any = type(value)
+    return _names_in(cls)
+
+
+@lru_cache(maxsize=1024)
+def _names_in(cls: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def _same_items(copied: Any, original: Any, known: _Pairs) -> bool:
@@ -177,6 +188,10 @@ def _same_dict(copied: Any, original: Any, known: _Pairs) -> bool:
         return True
     parts = zip(chain(copied, copied.values()), chain(original, original.values()), strict=True)
     return _are_same(copied, original, parts, known)
+
+
+def _same_defaultdict(copied: Any, original: Any, known: _Pairs) -> bool:
+    return copied.default_factory is original.default_factory and _same_dict(copied, original, known)
 
 
 def _by_repr(copied: Any, original: Any, _: _Pairs) -> bool:
@@ -202,5 +217,6 @@ _COMPARERS: dict[type, Callable[[Any, Any, _Pairs], bool]] = {
     **dict.fromkeys((*ATOMS, float), _by_repr),
     **dict.fromkeys((str, int, bool, bytes, bytearray, set, frozenset), _by_equality),
     **dict.fromkeys((list, tuple, deque), _same_items),
-    **dict.fromkeys((dict, FrozenDict, Counter, OrderedDict, defaultdict), _same_dict),
+    **dict.fromkeys((dict, FrozenDict, Counter, OrderedDict), _same_dict),
+    defaultdict: _same_defaultdict,
 }

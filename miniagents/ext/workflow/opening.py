@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.checkpoints import Entry, NewEntry, RunNotFoundError
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from miniagents.message import Message
     from miniagents.sequences import MessageSequencePromise
 
-__all__ = ["Given", "failure_in", "is_there", "opened"]
+__all__ = ["Given", "failure_in", "is_there", "opened", "part_run_id"]
+
+_LONGEST_ID = 200
 
 
 @dataclass
@@ -101,6 +104,12 @@ async def opened(
 def failure_in(entries: Iterable[Entry]) -> Exception | None:
     """What a run has failed with, if it has."""
     return next((error_in(entry) for entry in entries if _ends_run(entry)), None)
+
+
+def part_run_id(run_id: str, state: str, visit: int) -> str:
+    """The id of the run of another workflow that a visit of a state stands for."""
+    made = f"{run_id}/{state}/{visit}"
+    return made if len(made) <= _LONGEST_ID else sha256(made.encode()).hexdigest()[:40]
 
 
 async def is_there(store: "CheckpointStore", run_id: str) -> bool:

@@ -5,12 +5,11 @@ import inspect
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from miniagents.ext.workflow.errors import UnknownStateError, WorkflowError
-from miniagents.ext.workflow.opening import failure_in, is_there
+from miniagents.ext.workflow.opening import failure_in, is_there, part_run_id
 from miniagents.ext.workflow.shared import each_of
 from miniagents.ext.workflow.states import State
 from miniagents.ext.workflow.work import node_of
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["is_part", "make_known", "name_part", "names_part", "part_run_id", "restore_part"]
 
-_LONGEST_ID = 200
 _agents: "defaultdict[str, WeakSet[Agent]]" = defaultdict(WeakSet)
 """The workflows of this process by their names, to find one that a recorded run has gone on with."""
 
@@ -30,12 +28,6 @@ _agents: "defaultdict[str, WeakSet[Agent]]" = defaultdict(WeakSet)
 def make_known(agent: "Agent") -> None:
     """Has a workflow found by its name."""
     _agents[agent.alias].add(agent)
-
-
-def part_run_id(run_id: str, state: str, visit: int) -> str:
-    """The id of the run of another workflow that a visit of a state stands for."""
-    made = f"{run_id}/{state}/{visit}"
-    return made if len(made) <= _LONGEST_ID else sha256(made.encode()).hexdigest()[:40]
 
 
 def names_part(returned: Any) -> bool:

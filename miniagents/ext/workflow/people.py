@@ -73,7 +73,7 @@ class People:
         """Takes up what was recorded of a question."""
         key = entry.data["id"]
         if entry.kind == "question":
-            self._note(OpenQuestion(**entry.data))
+            self._note(OpenQuestion(**entry.data, run_id=self._run.run_id))
         elif entry.kind == "answer":
             self.tell(key, entry.data["text"], entry.attempt, entry.time)
         elif entry.kind == "refused":
@@ -151,7 +151,7 @@ class People:
         if known is not None:
             return known
         deadline = None if timeout is None else self._run.time() + timeout
-        question = OpenQuestion(question_id, prompt, deadline, context.state_name)
+        question = OpenQuestion(question_id, prompt, deadline, context.state_name, context.run_id)
         if question_id not in self._answers:
             await self._record("question", context, question_id, prompt=prompt, deadline=deadline, state=question.state)
             self._note(question)

@@ -1,12 +1,17 @@
 """Questions to people, as they stand in the journal of a run."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from miniagents.ext.checkpoints import Entry, NewEntry
+from miniagents.ext.workflow.opening import is_there, part_run_id
 
-__all__ = ["OpenQuestion", "answer_entry", "open_questions_of"]
+if TYPE_CHECKING:
+    from miniagents.ext.checkpoints import CheckpointStore
+
+__all__ = ["OpenQuestion", "answer_entry", "open_questions_in", "open_questions_of", "pending_answers_of"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +23,14 @@ class OpenQuestion:
         prompt: What is asked.
         deadline: Until when the answer is waited for, in seconds since 1970; None for as long as it takes.
         state: The state that asks.
+        run_id: Its run; that of a part, where a state stands for another workflow.
     """
 
     id: str
     prompt: str
     deadline: float | None
     state: str
+    run_id: str = ""
 
 
 def answer_entry(question_id: str, text: str) -> NewEntry:
@@ -46,3 +53,56 @@ def open_questions_of(entries: Iterable[Entry]) -> list[OpenQuestion]:
         elif entry.kind == "ended":
             found.clear()
     return [question for question, _ in found.values()]
+
+
+async def open_questions_in(store: "CheckpointStore", run_id: str) -> list[OpenQuestion]:
+    """Finds the questions of a run that wait for their answers, and those of other workflows that are parts of it.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+    """
+    entries = await store.read(run_id)
+    found = [replace(question, run_id=run_id) for question in open_questions_of(entries)]
+    for part in [part_run_id(run_id, *visit) for visit in _at_work(entries)]:
+        if await is_there(store, part):
+            found += await open_questions_in(store, part)
+    return found
+
+
+def _at_work(entries: Iterable[Entry]) -> list[tuple[str, int]]:
+    """The visits of states that may stand for other workflows, and have not ended."""
+    found: dict[tuple[str, int], None] = {}
+    for entry in entries:
+        if entry.kind == "started" and "." in entry.node:
+            found[entry.node, entry.visit] = None
+        elif entry.kind in ("finished", "failed", "cancelled"):
+            found.pop((entry.node, entry.visit), None)
+        elif entry.kind == "ended":
+            found.clear()
+    return list(found)
+
+
+def pending_answers_of(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    """Finds the answers in a journal that no process has taken up yet, because nobody works at the run.
+
+    Args:
+        entries: The journal.
+
+    Returns:
+        The answers to each open question that has some, by its id. The first one counts, or the next one if that will
+        not do.
+    """
+    entries = list(entries)
+    waiting = {question.id: question for question in open_questions_of(entries)}
+    found: dict[str, dict[int, str]] = {}
+    for entry in entries:
+        if entry.kind not in ("question", "answer", "refused") or entry.data["id"] not in waiting:
+            continue
+        deadline, answers = waiting[entry.data["id"]].deadline, found.setdefault(entry.data["id"], {})
+        if entry.kind == "question":
+            answers.clear()  # it was asked before, and withdrawn
+        elif entry.kind == "refused":
+            answers.pop(entry.data["answer"], None)
+        elif deadline is None or entry.time <= deadline:
+            answers[entry.attempt] = entry.data["text"]
+    return {key: list(answers.values()) for key, answers in found.items() if answers}

@@ -492,3 +492,25 @@ async def test_an_agent_that_is_always_wrong_does_not_spin() -> None:
 
     assert await agent_of(ask, ask=wrong).run() == {"said": "0"}
     assert len(asked) < 20
+
+
+@pytest.mark.parametrize("is_recorded", [False, True])
+async def test_the_questions_of_parts_are_questions_of_the_run(is_recorded: bool, store: CheckpointStore) -> None:
+    """They are listed with it, each with the run that asks, and answered by it."""
+
+    async def ask(context: Context) -> None:
+        context.set_state("said", await context.human_in_the_loop("Well?"))
+
+    inner = agent_of(ask, name="inner")
+    outer = agent_of(goes_to("start", (inner, "ask")), name="outer")
+    agent = agent_of(goes_to("begin", (outer, "start")), store=store if is_recorded else None)
+    task = started_task(agent.run("r"))
+    if is_recorded:
+        await until_recorded(store, "r/outer.start/1/inner.ask/1", "question")
+    else:
+        await quiescence()
+    (question,) = await agent.open_questions("r")
+    assert (question.id, question.run_id) == ("ask-1-1", "r/outer.start/1/inner.ask/1")
+    await agent.answer("r", question.id, "fine")
+    assert await task == {"said": "fine"}
+    assert await agent.open_questions("r") == []
