@@ -135,8 +135,11 @@ class _Part:
         run_id = part_run_id(context.run_id, context.state_name, context.visit)
         is_resumed = store is not None and await is_there(store, run_id)
         if store is not None and is_resumed:
-            failure = failure_in(await store.read(run_id))
-            if failure is not None:  # and this process has ended before the run heard of it
+            entries = await store.read(run_id)
+            failure = failure_in(entries)
+            if failure is not None and any(
+                entry.kind == "ended" for entry in entries
+            ):  # and the run did not hear of it
                 raise failure
         begun: list[WorkflowRun] = []
 
