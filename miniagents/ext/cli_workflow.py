@@ -1,20 +1,21 @@
 """`miniagents workflow`: running workflows, looking at their runs, and answering their questions."""
 
-import asyncio
+import json
 import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from miniagents.agents import MiniAgent, miniagent
-from miniagents.context import MiniAgents
 from miniagents.ext.cli_graph import load, run_or_leave
-from miniagents.interaction import InteractionContext
+from miniagents.ext.cli_workflow_run import CommandError, moment, naming_missing_run, run_here, say
 
 if TYPE_CHECKING:
-    from miniagents.ext.checkpoints import CheckpointStore, RunInfo
-    from miniagents.ext.graph.progress import Progress
+    from miniagents.ext.checkpoints import CheckpointStore, Entry, RunInfo
+    from miniagents.ext.workflow.questions import OpenQuestion
 
 __all__ = ["workflow_app"]
 
@@ -29,16 +30,48 @@ StorePath = Annotated[
     typer.Option("--store", metavar="FILE", help="The SQLite file of runs; that of the user otherwise."),
 ]
 
+_TITLES = ("run", "workflow", "status", "created", "at work")
+_INTERRUPTED, _WAITS = "interrupted", "waits for an answer"
+_UNENDED = ("running", _INTERRUPTED, _WAITS)
+"""What becomes of the recorded status "running" when it is looked at whether anybody works at the run."""
+
+
+class _Asked(NamedTuple):
+    """A question that is open, of a run or of a part of it.
+
+    Attributes:
+        question: The question.
+        answers: The answers that no process has taken up yet, in the order in which they came.
+    """
+
+    question: "OpenQuestion"
+    answers: list[str]
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether an answer would come too late."""
+        return self.question.deadline is not None and self.question.deadline <= time.time()
+
+    @property
+    def told_answers(self) -> str:
+        """The answers, for people."""
+        return ", or if that will not do ".join(f"{answer!r:.60}" for answer in self.answers)
+
 
 @workflow_app.command()
 def run(
     target: Target,
     run_id: Annotated[str | None, typer.Option("--run-id", metavar="RUN", help="What to call the run.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set the shared state; VALUE is JSON, or text. Repeatable."),
+    ] = None,
     timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="How long it may take.")] = None,
     store: StorePath = None,
 ) -> None:
     """Run a workflow, with a live table of its states. The run is recorded, so that it can be resumed."""
-    run_or_leave(_run(load(target), store, run_id=run_id, timeout=timeout))
+    values = _parsed(settings or ())
+    _do(run_here(load(target), store, run_id=run_id, timeout=timeout, values=values))
 
 
 @workflow_app.command()
@@ -49,7 +82,7 @@ def resume(
     store: StorePath = None,
 ) -> None:
     """Go on with a run where it stood."""
-    run_or_leave(_run(load(target), store, run_id=run_id, timeout=timeout, resume=True))
+    _do(run_here(load(target), store, run_id=run_id, timeout=timeout, resume=True))
 
 
 @workflow_app.command("list")
@@ -58,164 +91,242 @@ def list_runs(
     status: Annotated[str | None, typer.Option(metavar="STATUS", help="Only runs of that status.")] = None,
     store: StorePath = None,
 ) -> None:
-    """List the runs that are recorded, the newest first."""
+    """List the runs that are recorded, the newest first.
 
-    async def work() -> None:
-        async with _store(store) as runs:
-            found = await runs.runs(workflow=workflow, status=status)
-        _print_table(("run", "workflow", "status", "created", "at work"), [_row(info) for info in found])
-
-    run_or_leave(work())
+    Besides running, completed, failed and cancelled a run may be interrupted, if nobody works at it, or wait for an
+    answer. Then it can be resumed.
+    """
+    _do(_list(workflow, status, store))
 
 
 @workflow_app.command()
 def show(run_id: RunId, store: StorePath = None) -> None:
     """Show what has happened in a run, and which questions are open."""
-    run_or_leave(_show(run_id, store))
+    _do(_show(run_id, store))
 
 
 @workflow_app.command()
 def answer(
     run_id: RunId,
-    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help="The id of the question.")] = None,
+    question: Annotated[
+        str | None,
+        typer.Argument(metavar="QUESTION", help="The id of the question; or the answer, if just one is open."),
+    ] = None,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="The answer; asked for otherwise.")] = None,
     store: StorePath = None,
 ) -> None:
     """Answer a question of a run, whether it is at work or not. Without QUESTION the first open one."""
-    run_or_leave(_answer(run_id, question, text, store))
+    _do(_answer(run_id, question, text, store))
 
 
 @workflow_app.command()
 def cancel(run_id: RunId, store: StorePath = None) -> None:
     """End a run: at once where it is at work, else so that it cannot be resumed."""
-    run_or_leave(_cancel(run_id, store))
+    _do(_cancel(run_id, store))
 
 
-def _store(path: Path | None) -> "CheckpointStore":
+def _do(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work of a command. What it cannot do is said without the name of a Python class."""
+
+    async def said() -> str | None:
+        try:
+            await work
+        except CommandError as error:
+            return str(error)
+        return None
+
+    wrong = run_or_leave(said())
+    if wrong is not None:
+        typer.echo(f"miniagents: {wrong}", err=True)
+        raise typer.Exit(1)
+
+
+@asynccontextmanager
+async def _opened(path: Path | None, run_id: str | None = None) -> "AsyncIterator[CheckpointStore]":
     from miniagents.ext.checkpoints import SQLiteCheckpointStore
 
-    return SQLiteCheckpointStore(path)
+    async with SQLiteCheckpointStore(path) as store:
+        with naming_missing_run(run_id, store):
+            yield store
 
 
-async def _run(agent: Any, path: Path | None, **arguments: Any) -> None:
-    from uuid import uuid4
-
-    from miniagents.ext.graph.progress import Progress
-    from miniagents.ext.workflow import Agent
-    from miniagents.ext.workflow.console import console_asker
-
-    if not isinstance(agent, Agent):
-        raise TypeError(f"{agent.alias} is no workflow; run it with `miniagents graph run`")
-    if agent.store is None or path is not None:
-        agent.store = _store(path)
-    arguments["run_id"] = arguments["run_id"] or uuid4().hex
-    typer.echo(f"run {arguments['run_id']}", err=True)
-    result: dict[str, Any] = {}
-    progress = Progress(agent.alias, lambda: _resources(agent))
-    if agent.ask is console_asker:
-        agent.ask = _asks_beside(progress)
-    async with agent.store, MiniAgents():
-        await progress.show(agent.inquire(result=result, **arguments))
-    for key, value in result.items():
-        typer.echo(f"{key} = {value!r:.200}")
+def _parsed(settings: Sequence[str]) -> dict[str, Any]:
+    """Reads what `--set` was given."""
+    values = {}
+    for setting in settings:
+        key, sign, text = setting.partition("=")
+        if not key or not sign:
+            raise typer.BadParameter(f"--set {setting} sets nothing; give --set KEY=VALUE")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
 
 
-def _asks_beside(progress: "Progress") -> MiniAgent:
-    """Makes an agent that asks in the terminal in which the table is shown."""
-    from miniagents.ext.console import console_here
-
-    one_at_a_time = asyncio.Lock()
-
-    @miniagent
-    async def ask_here(ctx: InteractionContext) -> None:
-        prompt = await ctx.message_promises.as_single_promise()
-        async with one_at_a_time:
-            with progress.hidden():
-                console = console_here()
-                console.write(f"{prompt}\n")
-                ctx.reply(await console.read())
-
-    return ask_here
+# --- what is known of runs ---
 
 
-def _resources(agent: Any) -> list[str]:
-    """What of the resource pool is in use, if any state wants it."""
-    if all(state.resources is None for state in agent.states.values()):
-        return []
-    stats = agent.resource_pool.get_usage_stats()
-    used = [f"{kind.name.lower()} {one.current_usage:g} of {one.total:g}" for kind, one in stats.items() if one.total]
-    return [f"resources: {', '.join(used)}"]
+async def _list(workflow: str | None, status: str | None, path: Path | None) -> None:
+    recorded = "running" if status in _UNENDED else status
+    rows = []
+    async with _opened(path) as store:
+        for info in await store.runs(workflow=workflow, status=recorded, limit=None if status in _UNENDED else 100):
+            now = await _status_now(store, info)
+            if status in (None, now):
+                rows.append(_row(info, now))
+    _print_table(_TITLES, rows)
+
+
+async def _status_now(store: "CheckpointStore", info: "RunInfo") -> str:
+    """The status of a run, whose journal is read only if nobody works at it though it has not ended."""
+    from miniagents.ext.checkpoints import RunNotFoundError, StoreDamagedError
+    from miniagents.ext.values import UnreadableValueError
+
+    if info.status != "running" or info.claimed_by is not None:
+        return info.status
+    try:
+        return _status_of(info, await _asked_in(store, info.run_id))
+    except (RunNotFoundError, StoreDamagedError, UnreadableValueError):
+        return _INTERRUPTED  # the others are to be listed all the same; `show` says what is wrong with this one
+
+
+def _status_of(info: "RunInfo", asked: "Sequence[_Asked]") -> str:
+    if info.status != "running" or info.claimed_by is not None:
+        return info.status
+    return _WAITS if any(not one.answers and not one.is_overdue for one in asked) else _INTERRUPTED
+
+
+async def _asked_in(store: "CheckpointStore", run_id: str) -> "list[_Asked]":
+    from miniagents.ext.workflow.questions import open_questions_in, pending_answers_of
+
+    questions = await open_questions_in(store, run_id)
+    answers = {asking: pending_answers_of(await store.read(asking)) for asking in {one.run_id for one in questions}}
+    return [_Asked(question, answers[question.run_id].get(question.id, [])) for question in questions]
 
 
 async def _show(run_id: str, path: Path | None) -> None:
-    from miniagents.ext.workflow.questions import open_questions_of
-
-    async with _store(path) as store:
-        info, entries = await store.info(run_id), await store.read(run_id)
-    _print_table(("run", "workflow", "status", "created", "at work"), [_row(info)])
+    async with _opened(path, run_id) as store:
+        info, entries, asked = await store.info(run_id), await store.read(run_id), await _asked_in(store, run_id)
+    _print_table(_TITLES, [_row(info, _status_of(info, asked))])
     began = entries[0].time if entries else 0.0
     _print_table(
-        ("after", "what", "state", "visit", "attempt", ""),
-        [
-            (
-                f"{entry.time - began:.1f} s",
-                entry.kind,
-                entry.node,
-                str(entry.visit),
-                str(entry.attempt),
-                _told(entry.data),
-            )
-            for entry in entries
-        ],
+        ("after", "what", "state", "visit", "attempt", ""), [_entry_row(entry, entry.time - began) for entry in entries]
     )
-    for question in open_questions_of(entries):
-        until = "" if question.deadline is None else f" (until {_moment(question.deadline)})"
-        typer.echo(f"open question {question.id}{until}: {question.prompt}")
+    for one in asked:
+        question = one.question
+        part = "" if question.run_id == run_id else f" of {question.run_id}"
+        until = "" if question.deadline is None else f" (until {moment(question.deadline)})"
+        typer.echo(f"{'' if one.answers else 'open '}question {question.id}{part}{until}: {question.prompt}")
+        if one.answers:
+            typer.echo(f"  answered {one.told_answers}, which counts {_when(info)}")
 
 
-async def _answer(run_id: str, question_id: str | None, text: str | None, path: Path | None) -> None:
-    from miniagents.ext.workflow.questions import answer_entry, open_questions_of
+def _entry_row(entry: "Entry", seconds: float) -> tuple[str, ...]:
+    """The row of an entry. What is about the run as a whole has no visits and attempts, though it may have a number."""
+    numbers = (str(entry.visit), str(entry.attempt)) if entry.node else ("", "")
+    return f"{seconds:.1f} s", entry.kind, entry.node, *numbers, _told(entry)
 
-    async with _store(path) as store:
-        questions = open_questions_of(await store.read(run_id))
-        chosen = next((one for one in questions if question_id in (None, one.id)), None)
-        if chosen is None:
-            listed = ", ".join(one.id for one in questions) or "none"
-            raise LookupError(f"no such question waits for an answer; there are: {listed}")
-        given: str = typer.prompt(chosen.prompt) if text is None else text
-        await store.tell(run_id, answer_entry(chosen.id, given))
-        info = await store.info(run_id)
+
+def _told(entry: "Entry") -> str:
+    if not isinstance(entry.data, dict):
+        return ""
+    data = {key: value for key, value in entry.data.items() if value not in (None, [], {})}
+    if entry.kind == "refused":
+        data.pop("answer", None)  # a number that only tells this answer from others
+    return ", ".join(f"{key}={value!r:.60}" for key, value in data.items())
+
+
+def _row(info: "RunInfo", status: str) -> tuple[str, ...]:
+    return info.run_id, info.workflow, status, moment(info.created), info.claimed_by or ""
+
+
+def _when(info: "RunInfo") -> str:
+    return "when the run is resumed" if info.claimed_by is None else "as soon as the run has taken it up"
+
+
+# --- what is told to runs ---
+
+
+async def _answer(run_id: str, named: str | None, text: str | None, path: Path | None) -> None:
+    from miniagents.ext.workflow.questions import answer_entry
+
+    async with _opened(path, run_id) as store:
+        known = {entry.data["id"] for entry in await store.read(run_id) if entry.kind == "question"}
+        chosen, text = _chosen(run_id, await _asked_in(store, run_id), known, named, text)
+        question = chosen.question
+        if text is None:
+            text = _asked_for(question)
+        if chosen.is_overdue:
+            raise CommandError(
+                f"{question.id} waited for an answer until {moment(question.deadline or 0)}, and no more"
+            )
+        await store.tell(question.run_id, answer_entry(question.id, text))
+        info = await store.info(question.run_id)
+    if chosen.answers:
+        say(f"This is a further answer to {question.id}; it counts if {chosen.told_answers} will not do.")
     if info.claimed_by is None:
-        typer.echo("The answer is recorded; it counts as soon as the run is resumed.", err=True)
+        say(f"{question.id} is answered {text!r:.60}. That is recorded; it counts as soon as the run is resumed.")
+    else:
+        say(f"{question.id} is answered {text!r:.60}. The run is at work, and is told so.")
+
+
+def _chosen(
+    run_id: str, asked: "Sequence[_Asked]", known: set[str], named: str | None, text: str | None
+) -> "tuple[_Asked, str | None]":
+    """Finds out which question is meant, and what is to be its answer if that was given.
+
+    Args:
+        run_id: The run.
+        asked: Its open questions.
+        known: The ids of all questions that it has asked.
+        named: The first argument of the person: a question, or the answer to the only one.
+        text: The second one: the answer.
+    """
+    unanswered = [one for one in asked if not one.answers] or asked
+    if named is None and unanswered:
+        return unanswered[0], text
+    meant = next((one for one in asked if one.question.id == named), None)
+    if meant is not None:
+        return meant, text
+    if text is None and named not in known and len(unanswered) == 1:
+        return unanswered[0], named
+    raise CommandError(_why_not(run_id, named, [one.question.id for one in asked]))
+
+
+def _why_not(run_id: str, named: str | None, open_ids: Sequence[str]) -> str:
+    if not open_ids:
+        return f"no question of {run_id} waits for an answer; see `miniagents workflow show {quote(run_id)}`"
+    return (
+        f"no question {named!r:.60} of {run_id} waits for an answer; there are: {', '.join(open_ids)}; give "
+        "`miniagents workflow answer RUN QUESTION TEXT`"
+    )
+
+
+def _asked_for(question: "OpenQuestion") -> str:
+    try:
+        given: str = typer.prompt(question.prompt)
+    except typer.Abort:
+        raise CommandError("no answer was given, and none is recorded") from None
+    return given
 
 
 async def _cancel(run_id: str, path: Path | None) -> None:
     from miniagents.ext.checkpoints import NewEntry, RunClaimedError
 
-    async with _store(path) as store:
+    async with _opened(path, run_id) as store:
         try:
             claim = await store.claim(run_id)
         except RunClaimedError:
             await store.tell(run_id, NewEntry("cancel", attempt=time.time_ns() >> 10))
+            say(f"{run_id} is at work, and is told to end.")
             return
         async with claim:
-            ended = any(entry.kind == "ended" for entry in await store.read(run_id))
-            if not ended:
-                await store.append(claim, [NewEntry("ended", data={"status": "cancelled"})], status="cancelled")
-
-
-def _row(info: "RunInfo") -> tuple[str, ...]:
-    return info.run_id, info.workflow, info.status, _moment(info.created), info.claimed_by or ""
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def _told(data: Any) -> str:
-    if not isinstance(data, dict):
-        return ""
-    return ", ".join(f"{key}={value!r:.60}" for key, value in data.items() if value not in (None, [], {}))
+            status = (await store.info(run_id)).status
+            if status != "running":
+                raise CommandError(f"{run_id} has ended already: it is {status}")
+            await store.append(claim, [NewEntry("ended", data={"status": "cancelled"})], status="cancelled")
+    say(f"{run_id} is cancelled, and cannot be resumed any more.")
 
 
 def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
