@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -31,6 +31,7 @@ StorePath = Annotated[
 ]
 
 _TITLES = ("run", "workflow", "status", "created", "at work")
+_MOST = 100
 _INTERRUPTED, _WAITS = "interrupted", "waits for an answer"
 _UNENDED = ("running", _INTERRUPTED, _WAITS)
 """What becomes of the recorded status "running" when it is looked at whether anybody works at the run."""
@@ -169,13 +170,16 @@ def _parsed(settings: Sequence[str]) -> dict[str, Any]:
 
 async def _list(workflow: str | None, status: str | None, path: Path | None) -> None:
     recorded = "running" if status in _UNENDED else status
+    limit = None if status in _UNENDED else _MOST
     rows = []
     async with _opened(path) as store:
-        for info in await store.runs(workflow=workflow, status=recorded, limit=None if status in _UNENDED else 100):
+        for info in await store.runs(workflow=workflow, status=recorded, limit=limit):
             now = await _status_now(store, info)
             if status in (None, now):
                 rows.append(_row(info, now))
     _print_table(_TITLES, rows)
+    if len(rows) == limit:
+        say(f"These are the newest {limit}; see those of one workflow or status with --workflow and --status.")
 
 
 async def _status_now(store: "CheckpointStore", info: "RunInfo") -> str:
@@ -201,13 +205,20 @@ async def _asked_in(store: "CheckpointStore", run_id: str) -> "list[_Asked]":
     from miniagents.ext.workflow.questions import open_questions_in, pending_answers_of
 
     questions = await open_questions_in(store, run_id)
-    answers = {asking: pending_answers_of(await store.read(asking)) for asking in {one.run_id for one in questions}}
+    answers = {
+        asking: pending_answers_of(await store.read(asking, lenient=True))
+        for asking in {one.run_id for one in questions}
+    }
     return [_Asked(question, answers[question.run_id].get(question.id, [])) for question in questions]
 
 
 async def _show(run_id: str, path: Path | None) -> None:
     async with _opened(path, run_id) as store:
-        info, entries, asked = await store.info(run_id), await store.read(run_id), await _asked_in(store, run_id)
+        info, entries, asked = (
+            await store.info(run_id),
+            await store.read(run_id, lenient=True),
+            await _asked_in(store, run_id),
+        )
     _print_table(_TITLES, [_row(info, _status_of(info, asked))])
     began = entries[0].time if entries else 0.0
     _print_table(
@@ -252,7 +263,7 @@ async def _answer(run_id: str, named: str | None, text: str | None, path: Path |
     from miniagents.ext.workflow.questions import answer_entry
 
     async with _opened(path, run_id) as store:
-        known = {entry.data["id"] for entry in await store.read(run_id) if entry.kind == "question"}
+        known = {entry.data["id"] for entry in await store.read(run_id, lenient=True) if entry.kind == "question"}
         chosen, text = _chosen(run_id, await _asked_in(store, run_id), known, named, text)
         question = chosen.question
         if text is None:
@@ -316,17 +327,28 @@ async def _cancel(run_id: str, path: Path | None) -> None:
 
     async with _opened(path, run_id) as store:
         try:
-            claim = await store.claim(run_id)
+            await _cancel_here(store, run_id)
         except RunClaimedError:
             await store.tell(run_id, NewEntry("cancel", attempt=time.time_ns() >> 10))
             say(f"{run_id} is at work, and is told to end.")
             return
-        async with claim:
-            status = (await store.info(run_id)).status
-            if status != "running":
-                raise CommandError(f"{run_id} has ended already: it is {status}")
-            await store.append(claim, [NewEntry("ended", data={"status": "cancelled"})], status="cancelled")
     say(f"{run_id} is cancelled, and cannot be resumed any more.")
+
+
+async def _cancel_here(store: "CheckpointStore", run_id: str) -> None:
+    """Ends a run that nobody works at, and what is a part of it."""
+    from miniagents.ext.checkpoints import NewEntry, RunClaimedError
+    from miniagents.ext.workflow.questions import parts_of
+
+    async with await store.claim(run_id) as claim:
+        status = (await store.info(run_id)).status
+        if status != "running":
+            raise CommandError(f"{run_id} has ended already: it is {status}")
+        parts = await parts_of(store, run_id, await store.read(run_id, lenient=True))
+        await store.append(claim, [NewEntry("ended", data={"status": "cancelled"})], status="cancelled")
+    for part in parts:
+        with suppress(CommandError, RunClaimedError):  # it has ended, though the run did not hear of it
+            await _cancel_here(store, part)
 
 
 def _print_table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -344,15 +344,37 @@ def statuses(*options: str) -> dict[str, str]:
     return {row.split()[0]: re.split(r"  +", row)[2] for row in rows}
 
 
-def test_a_run_that_cannot_be_read_is_listed(folder: Path) -> None:
-    """Values of classes that this process does not know keep no other run from being listed."""
+def test_values_of_classes_that_a_command_does_not_know(folder: Path) -> None:
+    """They are in the file of the workflow, which only `run` and `resume` load; the others do without."""
     interrupt("r1")
     interrupt("r2", "noted")
-    done = subprocess.run(
-        [*COMMAND, "workflow", "list"], cwd=folder, env=environment(), capture_output=True, text=True, timeout=50
-    )
-    assert re.search(r"r2 +noted +interrupted", done.stdout)
-    assert re.search(r"r1 +review +waits for an answer", done.stdout)
+
+    def elsewhere(*arguments: str) -> str:
+        done = subprocess.run(
+            [*COMMAND, "workflow", *arguments],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+        assert done.returncode == 0
+        return done.stdout
+
+    listed = elsewhere("list")
+    assert re.search(r"r2 +noted +waits for an answer", listed)
+    assert re.search(r"r1 +review +waits for an answer", listed)
+    assert "open question ask-1-1: Keep it?" in elsewhere("show", "r2")
+    elsewhere("answer", "r2", "yes")
+    assert workflow("resume", "flows.py:noted", "r2").exit_code == 0
+
+
+def test_cancelling_reaches_the_parts_of_a_run(folder: Path) -> None:
+    """Nothing of it waits for an answer any more."""
+    interrupt("r1", "outer")
+    assert workflow("list").stdout.count("waits for an answer") == 2
+    assert workflow("cancel", "r1").exit_code == 0
+    assert workflow("list").stdout.count("cancelled") == 2
 
 
 @pytest.mark.parametrize(
@@ -374,7 +396,7 @@ def test_where_a_run_is_recorded_is_told(folder: Path) -> None:
     assert f"run r1, recorded in {folder / 'own.db'}\n" in workflow("run", "flows.py:own", "--run-id", "r1").stderr
     done = workflow("run", "flows.py:own", "--store", "runs.db")
     assert re.search(rf"^run \w{{32}}, recorded in {folder / 'runs.db'}\n", done.stderr)
-    assert "recorded in <miniagents" in workflow("run", "flows.py:files").stderr
+    assert "recorded in <FileCheckpointStore files>" in workflow("run", "flows.py:files").stderr
     assert "see `store.runs()`" in workflow("resume", "flows.py:files", "nope").stderr  # no command lists these
     again = workflow("run", "flows.py:own", "--run-id", "r1")
     assert again.exit_code == 1

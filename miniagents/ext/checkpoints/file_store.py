@@ -82,6 +82,9 @@ class FileCheckpointStore(LocalStore):
         self._timeout = timeout
         super().__init__(f"files:{os.path.realpath(self.folder)}", Worker("checkpoints"))
 
+    def __repr__(self) -> str:
+        return f"<FileCheckpointStore {self.folder}>"
+
     async def _close(self) -> None:
         self._worker.close()
 

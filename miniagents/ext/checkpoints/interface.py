@@ -245,12 +245,14 @@ class CheckpointStore(ABC):
         receipt = await self._tell(run_id, draft)
         return _entry(receipt, entry)
 
-    async def read(self, run_id: str, after: int = 0) -> list[Entry]:
+    async def read(self, run_id: str, after: int = 0, *, lenient: bool = False) -> list[Entry]:
         """Reads the journal of a run.
 
         Args:
             run_id: The run.
             after: The number of the entry after which to begin.
+            lenient: Whether data with objects of classes that are not known in this process is given as the JSON that
+                it is written as, for those who only look at it.
 
         Returns:
             The entries, in their order. Equal messages in them are the same object.
@@ -258,10 +260,10 @@ class CheckpointStore(ABC):
         Raises:
             RunNotFoundError: There is no such run.
             StoreDamagedError: An entry is damaged; `error.readable` holds the entries before it.
-            UnreadableValueError: A class is not known in this process; import its module.
+            UnreadableValueError: A class is not known in this process; import its module, or read leniently.
         """
         checked_text("the id of a run", run_id)
-        return await self._entries(run_id, after, None)
+        return await self._entries(run_id, after, None, lenient=lenient)
 
     async def wait(self, run_id: str, after: int, timeout: float | None = None) -> bool:
         """Waits until there are entries beyond a number.
@@ -359,11 +361,11 @@ class CheckpointStore(ABC):
     ) -> None:
         await self.close()
 
-    async def _entries(self, run_id: str, after: int, limit: int | None) -> list[Entry]:
+    async def _entries(self, run_id: str, after: int, limit: int | None, *, lenient: bool = False) -> list[Entry]:
         journal = await self._read(run_id, after, limit)
         if len(journal.rows) <= _MANY:
-            return _unpacked(run_id, journal)
-        return await in_thread(_unpacked, run_id, journal)
+            return _unpacked(run_id, journal, lenient)
+        return await in_thread(_unpacked, run_id, journal, lenient)
 
     # --- what a backend defines ---
 
@@ -447,15 +449,19 @@ def _info(run: StoredRun) -> RunInfo:
     )
 
 
-def _unpacked(run_id: str, journal: StoredJournal) -> list[Entry]:
+def _unpacked(run_id: str, journal: StoredJournal, lenient: bool) -> list[Entry]:
     unpacker = Unpacker(journal.objects)
     entries: list[Entry] = []
     for row in journal.rows:
         try:
             entries.append(Entry(*row[:5], unpacker.value(row.data), row.time))
         except (StoreDamagedError, UnreadableValueError) as error:
-            error.add_note(f"in entry {row.sequence} ({row.kind} of {row.node or 'the run'}) of the run {run_id}")
-            raise _damage(row, error, entries) from None
+            failure = _damage(row, error, entries)
+            if lenient and isinstance(failure, UnreadableValueError):
+                entries.append(Entry(*row[:5], json.loads(row.data), row.time))
+                continue
+            failure.add_note(f"in entry {row.sequence} ({row.kind} of {row.node or 'the run'}) of the run {run_id}")
+            raise failure from None
     if journal.damage is not None:
         journal.damage.readable = entries
         raise journal.damage

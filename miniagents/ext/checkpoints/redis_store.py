@@ -69,6 +69,9 @@ class RedisCheckpointStore(CheckpointStore):
         self.cache = cache
         self._shelf = Shelf(cache, name)
 
+    def __repr__(self) -> str:
+        return f"<RedisCheckpointStore in {self.cache!r}>"
+
     async def _close(self) -> None:
         """Nothing is held."""
 

@@ -97,6 +97,9 @@ class SQLiteCheckpointStore(LocalStore):
         self._seen: tuple[int, int] | None = None
         super().__init__(f"sqlite:{os.path.realpath(self.path)}", self._database.worker)
 
+    def __repr__(self) -> str:
+        return f"<SQLiteCheckpointStore {self.path}>"
+
     async def _close(self) -> None:
         await self._database.close()
 

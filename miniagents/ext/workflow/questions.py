@@ -11,7 +11,7 @@ from miniagents.ext.workflow.opening import is_there, part_run_id
 if TYPE_CHECKING:
     from miniagents.ext.checkpoints import CheckpointStore
 
-__all__ = ["OpenQuestion", "answer_entry", "open_questions_in", "open_questions_of", "pending_answers_of"]
+__all__ = ["OpenQuestion", "answer_entry", "open_questions_in", "open_questions_of", "parts_of", "pending_answers_of"]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,26 @@ async def open_questions_in(store: "CheckpointStore", run_id: str) -> list[OpenQ
     Raises:
         RunNotFoundError: There is no such run.
     """
-    entries = await store.read(run_id)
+    entries = await store.read(run_id, lenient=True)
     found = [replace(question, run_id=run_id) for question in open_questions_of(entries)]
-    for part in [part_run_id(run_id, *visit) for visit in _at_work(entries)]:
-        if await is_there(store, part):
-            found += await open_questions_in(store, part)
+    for part in await parts_of(store, run_id, entries):
+        found += await open_questions_in(store, part)
     return found
+
+
+async def parts_of(store: "CheckpointStore", run_id: str, entries: Iterable[Entry]) -> list[str]:
+    """Finds the runs of other workflows that are parts of a run, and have not ended as far as that knows.
+
+    Args:
+        store: Where they are recorded.
+        run_id: The run.
+        entries: Its journal.
+
+    Returns:
+        Their ids.
+    """
+    ids = [part_run_id(run_id, *visit) for visit in _at_work(entries)]
+    return [part for part in ids if await is_there(store, part)]
 
 
 def _at_work(entries: Iterable[Entry]) -> list[tuple[str, int]]:
