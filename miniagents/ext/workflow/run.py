@@ -117,7 +117,8 @@ class WorkflowRun(ControlledRun):
             data.writes = data.context.changes()
         if self.saga.is_undoing:
             return
-        self.shared.check(data.writes)
+        if data.writes:
+            self.shared.check(data.writes)
         try:
             names = names_in(data.returned, self, state.definition)
         except UnknownStateError as error:
@@ -156,6 +157,7 @@ class WorkflowRun(ControlledRun):
         self.note_completed(state, data, self.time())
         self.people.close(state.node.name)
         super().visit_finished(visit, None)
+        state.last = data.context = None  # what has come of it is in the journal, and there may be many states
         if data.waits and self.progress:
             self.tell(DecisionTaken, node=state.node.name, targets=tuple(data.waits), why=None)
         self.go_on_after(state, data)

@@ -56,8 +56,9 @@ class Waits:
 
     def note_ended(self, name: str) -> None:
         """Looks at the states for which the end of a state may matter."""
-        for watcher in dict.fromkeys([*self._watchers.get(name, ()), *self._conditional]):
-            self.consider(watcher)
+        if name in self._watchers or self._conditional:
+            for watcher in dict.fromkeys([*self._watchers.get(name, ()), *self._conditional]):
+                self.consider(watcher)
 
     def consider(self, state: "StateRun") -> None:
         """Looks whether a state that waits can start."""
