@@ -3,7 +3,6 @@
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
-from miniagents.agents import MiniAgent
 from miniagents.ext.checkpoints import NewEntry
 from miniagents.ext.graph.events import DecisionTaken
 from miniagents.ext.graph.graph import Graph
@@ -83,11 +82,8 @@ class WorkflowRun(ControlledRun):
         data.is_called = True
         metadata = state.metadata
         metadata.status, metadata.started_at, metadata.ended_at = StateStatus.RUNNING, self.time(), None
-        self.make_current(visit)
         self.waits.note_started(state.node.name)
-        if isinstance(state.definition.function, MiniAgent):
-            return self.inquire_inside(state.node.agent, self.inputs_of(state))
-        return self.inquire_inside(state.node.agent, self.inputs_of(state), visit=visit)
+        return super().call(visit)
 
     def inputs_of(self, node_run: NodeRun) -> MessageType:
         """See `GraphRun.inputs_of`: what the miniagent that has named a state has replied, or what the run was sent."""

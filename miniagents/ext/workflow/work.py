@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from miniagents.agents import MiniAgent
 from miniagents.ext.graph.graph import Node
 from miniagents.ext.graph.policy import NodePolicy
-from miniagents.ext.graph.visit import Visit
+from miniagents.ext.graph.run import current_visit
 from miniagents.ext.workflow.context import Context
 from miniagents.ext.workflow.errors import WorkflowError
 from miniagents.ext.workflow.states import State
@@ -53,8 +53,10 @@ def node_of(state: State) -> Node:
     return Node(state.name, agent, (), policy)
 
 
-async def _work(ctx: InteractionContext, visit: Visit) -> None:
+async def _work(ctx: InteractionContext) -> None:
     """What the agent of each state that is a function does."""
+    visit = current_visit()
+    assert visit is not None
     data: VisitData = visit.value
     data.context = context = Context(visit.run, visit, ctx)  # type: ignore[arg-type]
     data.returned = await visit.node_run.definition.function(context)  # type: ignore[attr-defined]
