@@ -175,14 +175,15 @@ class Branches:
             branch, waits = group.outer, {name: groups - 1 for name, groups in group.named.items()}
 
     def _behind_others(self, names: Sequence[str]) -> list[str]:
-        """Finds the states that others of them come to, and that do not come to these: they run after them, once."""
+        """Finds the states that others of them may come to, and that do not come to these: they run after them."""
         reach = _Reach(self._successors, {})
-        behind = {name: reach.of(name)[0] for name in names}
-        return [
-            name
-            for name in names
-            if any(name in behind[other] and other not in behind[name] for other in names if other != name)
-        ]
+        known = {name: reach.of(name) for name in names}
+
+        def is_behind(name: str, other: str) -> bool:
+            (before, is_unknown), (after, is_unknown_after) = known[other], known[name]
+            return other not in after and (name in before or (is_unknown and not is_unknown_after))
+
+        return [name for name in names if any(is_behind(name, other) for other in names if other != name)]
 
 
 class _Reach:

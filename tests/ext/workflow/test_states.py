@@ -655,3 +655,23 @@ async def test_a_state_with_dependencies_that_a_branch_names_belongs_to_the_bran
     agent.add_state("merge", log.state("merge"))
     await agent.run()
     assert log.lines == ["1 merge"]
+
+
+@pytest.mark.parametrize("seconds", [(1, 2), (2, 1)])
+async def test_branches_of_which_nothing_can_be_seen(seconds: tuple[int, int]) -> None:
+    """What one of them comes to in two steps, and the other in one, runs once, when both have ended."""
+    log = Log()
+    agent = agent_of(
+        goes_to("start", ["a", "b"]),
+        log.state("a", "a2", seconds[0]),
+        log.state("b", "join", seconds[1]),
+        log.state("a2", "join", 5),
+    )
+
+    @agent.state
+    async def join(context: Context) -> None:
+        log.write("join")
+
+    await agent.run()
+    assert [line.split()[1] for line in log.lines].count("join") == 1
+    assert log.lines[-1].endswith("join")
