@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from copy import copy
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from miniagents.agents import MiniAgent, miniagent
+from miniagents.ext.forks import of_own_kind
 from miniagents.ext.graph.errors import GraphDefinitionError
 from miniagents.ext.graph.policy import NodePolicy
 from miniagents.interaction import InteractionContext
@@ -267,11 +267,7 @@ class Graph(MiniAgent):
         plain = super().fork(
             alias=alias, description=description, errors_as_messages=errors_as_messages, budget=budget, **arguments
         )
-        made = copy(self)
-        for name in MiniAgent.__slots__:
-            if name not in ("__weakref__", "_function"):
-                setattr(made, name, getattr(plain, name))
-        made._function = made._work
+        made = of_own_kind(self, plain)
         made._nodes = dict(self._nodes)
         return made
 

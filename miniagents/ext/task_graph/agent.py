@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from copy import copy
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from miniagents.agents import MiniAgent
 from miniagents.ext.cache import Cache, MemoryCache
+from miniagents.ext.forks import of_own_kind
 from miniagents.ext.graph.errors import GraphDefinitionError
 from miniagents.ext.task_graph.graph import TaskGraph
 from miniagents.ext.task_graph.inquiry import until_over, work_at
@@ -208,11 +208,7 @@ class Agent(MiniAgent):
         plain = super().fork(
             alias=alias, description=description, errors_as_messages=errors_as_messages, budget=budget, **arguments
         )
-        made = copy(self)
-        for name in MiniAgent.__slots__:
-            if name not in ("__weakref__", "_function"):
-                setattr(made, name, getattr(plain, name))
-        made._function = made._work
+        made = of_own_kind(self, plain)
         made._graph = self._graph.fork_with_nodes(made.alias)
         made._last = None
         return made

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
-from copy import copy
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from miniagents.agents import MiniAgent
+from miniagents.ext.forks import of_own_kind
 from miniagents.ext.graph.graph import Graph, Node
 from miniagents.ext.graph.resources import ResourcePool
 from miniagents.ext.workflow.control import Controlled
@@ -255,11 +255,7 @@ class Agent(Controlled):
         plain = super().fork(
             alias=alias, description=description, errors_as_messages=errors_as_messages, budget=budget, **arguments
         )
-        made = copy(self)
-        for name in MiniAgent.__slots__:
-            if name not in ("__weakref__", "_function"):
-                setattr(made, name, getattr(plain, name))
-        made._function = made._work
+        made = of_own_kind(self, plain)
         made.states, made._nodes, made.compensations = dict(self.states), dict(self._nodes), set(self.compensations)
         made._runs, made._run, made._restored = set(), None, None
         if alias is not None:
