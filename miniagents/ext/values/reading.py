@@ -142,7 +142,9 @@ def _member(stored: list[Any]) -> Enum:
     if not issubclass(cls, Enum):
         raise UnreadableValueError(f"a member of the enum {name} is stored, which is no enum here")
     if isinstance(of_member, int) and issubclass(cls, Flag):
-        return cls(of_member)
+        made = cls(of_member)
+        if made.value == of_member:  # some versions of Python drop the bits that the enum does not have
+            return made
     if of_member not in cls.__members__:
         raise UnreadableValueError(f"the enum {name} has no member {of_member!r:.100} here, which is what is stored")
     return cls[str(of_member)]
