@@ -116,11 +116,26 @@ class ControlledRun(ScheduledRun):
         state.again = again
         state.metadata.ended_at = self.time()
         entry = NewEntry("cancelled", name, state.visits, attempt)
-        self.write_later(entry, then=lambda: self._note_cancelled(state, branches))
+        self.write_later(entry, then=lambda: self._note_cancelled(state, attempt, branches))
         return True
 
-    def _note_cancelled(self, state: StateRun, branches: Iterable[Branch | None]) -> None:
+    def _start_nothing_more(self) -> None:
+        """See `ScheduledRun`. What waits for a person is stopped, or the run could not fail before the answer."""
+        super()._start_nothing_more()
+        for visit in list(self.people.waiting):
+            self.cancel_state(visit.node_run.node.name)
+
+    def note_waiting(self, visit: Visit) -> None:
+        """Takes note of a visit that is going to wait for a person."""
+        if self.saga.failed and not self.saga.is_undoing:
+            self.soon(self._cancel_visit, visit)
+
+    def _cancel_visit(self, visit: Visit) -> None:
+        if visit.node_run.visit is visit:
+            self.cancel_state(visit.node_run.node.name)
+
+    def _note_cancelled(self, state: StateRun, attempt: int, branches: Iterable[Branch | None]) -> None:
         self.people.close(state.node.name)
-        self.end_cancelled(state, branches)
+        self.end_cancelled(state, attempt, branches)
         self.run_again(state)
         self.waits.note_ended(state.node.name)

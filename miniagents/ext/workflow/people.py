@@ -171,7 +171,7 @@ class People:
         refused: str | None = None
         refusals = 0
         try:
-            while (told := await self._next_answer(question, refused)) is not None:
+            while (told := await self._next_answer(visit, question, refused)) is not None:
                 if validator is None or await _accepts(validator, told.text):
                     return told.text
                 refused = told.text
@@ -188,12 +188,13 @@ class People:
             if not self.waiting:
                 self._asked.clear()
 
-    async def _next_answer(self, question: OpenQuestion, refused: str | None) -> _Told | None:
+    async def _next_answer(self, visit: "Visit", question: OpenQuestion, refused: str | None) -> _Told | None:
         """The next answer, from the agent that asks or from elsewhere; None if there is none in time."""
         left = None if question.deadline is None else question.deadline - self._run.time()
         told = self._take(question)
         if told is not None or (left is not None and left <= 0):
             return told
+        self._run.note_waiting(visit)
         limit = asyncio.timeout(left)
         try:
             async with limit:

@@ -68,7 +68,7 @@ def _replay(run: "WorkflowRun", state: StateRun, entry: Entry) -> None:
     elif entry.kind == "cancelled":
         state.state = NodeState.SKIPPED
         state.metadata.status = StateStatus.CANCELLED
-        run.end_cancelled(state, data.branches)
+        run.end_cancelled(state, entry.attempt, data.branches)
         run.run_again(state)
     else:
         state.state = NodeState.FAILED

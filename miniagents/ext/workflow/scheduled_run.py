@@ -226,11 +226,13 @@ class ScheduledRun(RecordedRun):
         for branch in branches:
             self.branches.go_on(branch, {})
 
-    def end_cancelled(self, state: StateRun, branches: Iterable[Branch | None]) -> None:
-        """Goes on after a state that was cancelled."""
+    def end_cancelled(self, state: StateRun, attempt: int, branches: Iterable[Branch | None]) -> None:
+        """Goes on after a state that was cancelled in an attempt, or before the first one."""
         if self.saga.is_undoing:
             self.saga.note_done(state.node.name)
             self._errors[0].add_note(f"the compensation {state.node.name} was cancelled")
+        elif self.saga.failed and attempt:  # who knows what it has done
+            self.saga.fail(state.node.name)
         self.end_branches(branches)
 
     def run_again(self, state: StateRun) -> None:

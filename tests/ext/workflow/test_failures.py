@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from miniagents import MiniAgents
+from miniagents.ext.checkpoints import CheckpointStore
 from miniagents.ext.graph import NodeRetried
 from miniagents.ext.workflow import (
     Agent,
@@ -18,7 +19,7 @@ from miniagents.ext.workflow import (
     WorkflowError,
 )
 from promising import PromiseCancelledError
-from tests.ext.workflow.helpers import Log, agent_of, goes_to, started_task
+from tests.ext.workflow.helpers import Log, agent_of, goes_to, started_task, stopped, until_recorded
 
 
 def failing(log: Log, name: str, times: int = 1_000, seconds: float = 0, error: Any = ValueError) -> Any:
@@ -427,3 +428,37 @@ async def test_what_a_part_has_done_is_undone_by_the_state_of_that_name() -> Non
     with pytest.raises(ValueError):
         await agent.run()
     assert log.lines == ["0 pay", "1 refund"]
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("seconds", [1, 3])
+async def test_a_failed_run_waits_for_nobody(seconds: float, is_resumed: bool, store: CheckpointStore) -> None:
+    """What waits for a person when another state has failed, or comes to that later, is stopped, and undone."""
+    log = Log()
+
+    def made() -> Agent:
+        agent = agent_of(goes_to("start", ["asks", "fails"]), log.state("asks_compensation"), store=store)
+
+        @agent.state
+        async def asks(context: Context) -> None:
+            await asyncio.sleep(2)
+            await context.human_in_the_loop("Well?")
+
+        @agent.state
+        async def fails(context: Context) -> None:
+            await asyncio.sleep(seconds)
+            raise ValueError("no")
+
+        return agent
+
+    agent = made()
+    task = started_task(agent.run("r"))
+    if is_resumed:
+        await until_recorded(store, "r", "failed")
+        await stopped(task)
+        agent = made()
+        task = started_task(agent.resume_run("r"))
+    with pytest.raises((ValueError, WorkflowError), match="no"):
+        await task
+    assert [line.split()[1] for line in log.lines] == ["asks_compensation"]
+    assert await agent.open_questions("r") == []
