@@ -1,6 +1,6 @@
 """What has to be there before the agent of a node is called: its condition, places and resources."""
 
-from asyncio import Future, get_running_loop
+from asyncio import Future, Lock, get_running_loop
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -36,8 +36,8 @@ class Admission:
     """
 
     __slots__ = (
-        "_admissible", "_allocation", "_inside", "_limits", "_line", "_preemptions", "_work", "node_run", "over",
-        "policy", "run",
+        "_admissible", "_allocation", "_entry", "_inside", "_limits", "_line", "_preemptions", "_work", "node_run",
+        "over", "policy", "run",
     )  # fmt: skip
 
     def __init__(self, run: "GraphRun", node_run: "NodeRun") -> None:
@@ -51,6 +51,7 @@ class Admission:
         self._line: ConcurrencyLimit | None = None  # where it waits for a place
         self._allocation: Allocation | None = None
         self._preemptions = 0
+        self._entry: Lock | None = None  # there when the agent has left its places once
         self._work: Future[Any] | Promise[Any] | None = None  # what has to be awaited before it goes on
 
     def begin(self) -> None:
@@ -158,9 +159,12 @@ class Admission:
 
     async def step_in(self) -> None:
         """Takes its places again, one after the other, as soon as it is its turn."""
-        while not self.over and self._inside < len(self._limits):
-            await _place_in(self._limits[self._inside])
-            self._inside += 1
+        if self._entry is None:
+            self._entry = Lock()
+        async with self._entry:  # the agent may do several things side by side
+            while not self.over and self._inside < len(self._limits):
+                await _place_in(self._limits[self._inside])
+                self._inside += 1
 
     # --- giving back ---
 

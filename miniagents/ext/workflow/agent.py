@@ -209,6 +209,8 @@ class Agent(Controlled):
             self._run = run
         self._runs.add(run)
         try:
+            if store is not None and not resume and restored is None:
+                await run.until_sent()
             async with opened(self, store, run_id, given, resume=resume) as journal:
                 run.begin_with(journal, reducers or {})
                 if on_begin is not None:
@@ -257,7 +259,7 @@ class Agent(Controlled):
         )
         made = of_own_kind(self, plain)
         made.states, made._nodes, made.compensations = dict(self.states), dict(self._nodes), set(self.compensations)
-        made._runs, made._run, made._restored = set(), None, None
+        made._runs, made._run, made._restored, made.met_before = set(), None, None, frozenset()
         if alias is not None:
             make_known(made)
         return made

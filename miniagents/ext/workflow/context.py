@@ -104,10 +104,9 @@ class Context:
 
     def _together(self, key: str, value: Any) -> Any:
         """What is to be put together with what is there, if that is not the first of it."""
-        before = self._writes.get(key, REMOVED)
-        if before is REMOVED or value is REMOVED:
+        if key not in self._writes or value is REMOVED:
             return value
-        return Several((*each_of(before), value))
+        return Several((*each_of(self._writes[key]), value))  # the first of which may be that it was removed
 
     def get_state(self, key: str, default: Any = None) -> Any:
         """Gives a value. If it is a list or another object that can be changed, it is a copy.
@@ -134,6 +133,7 @@ class Context:
         if not is_immutable(value):
             original, value = value, detached(value)
             self._read[key] = value, original
+            self._shared.lend(key)
         return value
 
     def has_state(self, key: str) -> bool:

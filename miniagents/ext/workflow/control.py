@@ -97,11 +97,15 @@ class Controlled(Monitored):
             The checkpoint.
 
         Raises:
-            WorkflowError: The messages that the run was sent are not all there, so that they would be lost.
+            WorkflowError: The run has hardly begun, so that something would be lost that it was sent, or given.
         """
         if self._restored is not None:
             return self._restored
         run = self._run
+        if run is not None and not run.has_begun and run.status is AgentStatus.RUNNING:
+            raise WorkflowError(
+                f"a run of {self.alias} is about to begin, and it is not known yet with what; wait for it"
+            )
         entries = [] if run is None else run.journal.entries
         if run is not None and not run.journal.is_recorded:
             entries = [entry if entry.kind != "created" else _with_messages(entry, run) for entry in entries]

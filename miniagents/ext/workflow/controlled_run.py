@@ -25,7 +25,9 @@ class ControlledRun(ScheduledRun):
         self.paused = True
         for state in self.states:
             visit = state.visit
-            if visit is not None and (visit in self.people.waiting or not visit.value.is_called):
+            if visit is None or visit.value.is_ending:
+                continue
+            if visit in self.people.waiting or not visit.value.is_called:
                 self._put_back(state, visit)
         for part in self._parts():
             part.enter(part.pause)
@@ -127,12 +129,18 @@ class ControlledRun(ScheduledRun):
 
     def note_waiting(self, visit: Visit) -> None:
         """Takes note of a visit that is going to wait for a person."""
-        if self.saga.failed and not self.saga.is_undoing:
-            self.soon(self._cancel_visit, visit)
+        if self.paused or (self.saga.failed and not self.saga.is_undoing):
+            self.soon(self._stop_waiting, visit)
 
-    def _cancel_visit(self, visit: Visit) -> None:
-        if visit.node_run.visit is visit:
-            self.cancel_state(visit.node_run.node.name)
+    def _stop_waiting(self, visit: Visit) -> None:
+        state = visit.node_run
+        if state.visit is not visit or visit not in self.people.waiting:
+            return
+        assert isinstance(state, StateRun)
+        if self.paused:
+            self._put_back(state, visit)
+        else:
+            self.cancel_state(state.node.name)
 
     def _note_cancelled(self, state: StateRun, attempt: int, branches: Iterable[Branch | None]) -> None:
         self.people.close(state.node.name)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from miniagents.ext.workflow.copies import is_same
 from miniagents.ext.workflow.errors import UnknownStateError, WorkflowError
 from miniagents.ext.workflow.opening import failure_in, is_there, part_run_id
 from miniagents.ext.workflow.shared import each_of
@@ -169,16 +170,7 @@ def _take_over(context: "Context", part: "WorkflowRun") -> None:
         for one in each_of(value):
             context.set_state(key, one)
     for key, value in after.items():
-        if key not in given and (key not in before or _differ(before[key], value)):
+        if key not in given and (key not in before or not is_same(value, before[key])):
             context.set_state(key, value)
     for key in before.keys() - after.keys():
         context.remove_state(key)
-
-
-def _differ(before: Any, now: Any) -> bool:
-    if before is now:
-        return False
-    try:
-        return type(before) is not type(now) or bool(before != now)
-    except Exception:  # they cannot be compared
-        return True

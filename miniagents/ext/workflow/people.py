@@ -3,8 +3,8 @@
 import asyncio
 import inspect
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from logging import getLogger
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,17 +124,44 @@ class People:
         question = await self._question(context, number, prompt, timeout)
         if question.id in self._answers:
             return self._answers[question.id]
-        text = await self._accepted(context, question, validator)
-        await context._visit.step_in()
-        if text is None and default is None:
-            await self._record("withdrawn", context, question.id)
-            self.open.pop(question.id, None)
+        with self._waiting_in(context._visit):
+            text = await self._answer_to(context, question, validator, default)
+            await context._visit.step_in()
+        if text is None:
             raise HumanInputError(f"nobody has answered in time: {prompt}")
+        return text
+
+    @contextmanager
+    def _waiting_in(self, visit: "Visit") -> Iterator[None]:
+        """A time in which a visit waits for a person, or for its place afterwards, which others may have meanwhile."""
+        self.waiting[visit] = self.waiting.get(visit, 0) + 1
+        visit.step_out()
+        self._asked.set()
+        try:
+            yield
+        finally:
+            self.waiting[visit] -= 1
+            if not self.waiting[visit]:
+                del self.waiting[visit]
+            if not self.waiting:
+                self._asked.clear()
+
+    async def _answer_to(
+        self,
+        context: "Context",
+        question: OpenQuestion,
+        validator: Callable[[str], Any] | None,
+        default: str | None,
+    ) -> str | None:
+        """The answer, recorded; None if there is none. Another attempt finds it, also if this one is stopped now."""
+        text = await self._accepted(context, question, validator)
         text = default if text is None else text
-        assert text is not None
-        await self._record("answered", context, question.id, text=text)
-        self._answers[question.id] = text
         self.open.pop(question.id, None)
+        if text is None:
+            await self._record("withdrawn", context, question.id)
+        else:
+            self._answers[question.id] = text
+            await self._record("answered", context, question.id, text=text)
         return text
 
     async def _question(self, context: "Context", number: int, prompt: str, timeout: float | None) -> OpenQuestion:
@@ -162,17 +189,13 @@ class People:
     async def _accepted(
         self, context: "Context", question: OpenQuestion, validator: Callable[[str], Any] | None
     ) -> str | None:
-        """Waits for an answer that will do; None if there was none in time. Others may have its place meanwhile."""
-        visit = context._visit
-        self.waiting[visit] = self.waiting.get(visit, 0) + 1
-        visit.step_out()
-        self._asked.set()
-        self._news[question.id] = asyncio.Event()
+        """Waits for an answer that will do; None if there was none in time."""
+        news = self._news[question.id] = asyncio.Event()
         refused: str | None = None
         refusals = 0
         try:
-            while (told := await self._next_answer(visit, question, refused)) is not None:
-                if validator is None or await _accepts(validator, told.text):
+            while (told := await self._next_answer(context._visit, question, refused)) is not None:
+                if await self._will_do(question, told, validator):
                     return told.text
                 refused = told.text
                 refusals += 1
@@ -181,12 +204,15 @@ class People:
                 await self._record("refused", context, question.id, text=refused, answer=told.number)
             return None
         finally:
-            del self._news[question.id]
-            self.waiting[visit] -= 1
-            if not self.waiting[visit]:
-                del self.waiting[visit]
-            if not self.waiting:
-                self._asked.clear()
+            if self._news.get(question.id) is news:
+                del self._news[question.id]
+
+    async def _will_do(self, question: OpenQuestion, told: _Told, validator: Callable[[str], Any] | None) -> bool:
+        try:
+            return validator is None or await _accepts(validator, told.text)
+        except BaseException:  # it is looked at by the next attempt
+            self._told.setdefault(question.id, deque()).appendleft(told)
+            raise
 
     async def _next_answer(self, visit: "Visit", question: OpenQuestion, refused: str | None) -> _Told | None:
         """The next answer, from the agent that asks or from elsewhere; None if there is none in time."""

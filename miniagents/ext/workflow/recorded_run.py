@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from logging import getLogger
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from miniagents.ext.checkpoints import NewEntry
 from miniagents.ext.checkpoints.errors import CheckpointStoreError, StoreLockedError, StoreUnavailableError
@@ -81,6 +81,18 @@ class RecordedRun(GraphRun):
         self.key = created.get("key", self.run_id)
         self.sent = created.get("messages") or self.ctx.message_promises
         self.shared = SharedState(created.get("values", {}), {**self.agent.reducers, **outer}, outer.keys())
+
+    async def until_sent(self) -> None:
+        """Waits until all is there that the run was sent, or the run has been ended before."""
+        sent = asyncio.ensure_future(self.ctx.message_promises.aresolve_messages())
+        try:
+            either: list[asyncio.Future[Any]] = [sent, self._end]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sent.cancel()
+            await asyncio.gather(sent, return_exceptions=True)
+        if self._end.done():
+            await self._end
 
     async def complete_and_clean_up(self, cleanup_timeout: float | None, checkpoint_interval: float | None) -> None:
         """Runs to the end, and waits for the clean-up of what was stopped.

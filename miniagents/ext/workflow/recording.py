@@ -6,7 +6,7 @@ from typing import Any
 from miniagents.ext.checkpoints import Entry, NewEntry
 from miniagents.ext.workflow import errors
 from miniagents.ext.workflow.errors import WorkflowError
-from miniagents.ext.workflow.shared import REMOVED, Several, Writes
+from miniagents.ext.workflow.shared import REMOVED, Several, Writes, each_of
 from miniagents.ext.workflow.state_run import VisitData
 
 __all__ = ["error_in", "failed_entry", "finished_entry", "read_finished"]
@@ -28,8 +28,9 @@ def finished_entry(name: str, visit: int, data: VisitData) -> NewEntry:
 def _written(writes: Writes) -> dict[str, Any]:
     values = {key: value for key, value in writes.items() if value is not REMOVED}
     several = [key for key, value in values.items() if isinstance(value, Several)]
-    values |= {key: list(values[key]) for key in several}
-    parts = {"set": values, "removed": [key for key, value in writes.items() if value is REMOVED], "several": several}
+    values |= {key: [one for one in values[key] if one is not REMOVED] for key in several}
+    removed = [key for key, value in writes.items() if each_of(value)[0] is REMOVED]
+    parts = {"set": values, "removed": removed, "several": several}
     return {name: part for name, part in parts.items() if part}
 
 
@@ -40,7 +41,8 @@ def read_finished(entry: Entry, data: VisitData) -> None:
     writes: Writes = {
         key: Several(value) if key in several else value for key, value in recorded.get("set", {}).items()
     }
-    writes.update(dict.fromkeys(recorded.get("removed", ()), REMOVED))
+    for key in recorded.get("removed", ()):
+        writes[key] = Several((REMOVED, *writes[key])) if key in writes else REMOVED
     data.writes = writes
     data.waits = {name: recorded.get("waits", {}).get(name, 0) for name in recorded["next"]}
     data.messages = tuple(recorded.get("messages", ()))

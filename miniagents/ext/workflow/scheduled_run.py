@@ -343,12 +343,13 @@ class ScheduledRun(RecordedRun):
             for state in self.states
             if state.state is NodeState.IDLE and not state.visits and state.node.name not in self.agent.compensations
         }
-        if unnamed:
+        if unnamed and self.journal.created.get("start") is None:  # else much of it is there for other runs
             for definition in list(self.definitions.values()):
                 if definition.successors is None:
                     return
                 unnamed -= definition.successors
-        if unnamed:
+            if not unnamed:
+                return
             _logger.warning(
                 "%s: no state returns %s, and it does not start by itself; return its name from a state, or give it "
                 "`dependencies`",

@@ -134,6 +134,10 @@ class SharedState:
             if key in self.reducers and value is not REMOVED:
                 self.seen_with(key, value)
 
+    def lend(self, key: str) -> None:
+        """Takes note that a reader looks at a value itself, so that no reducer may change it any more."""
+        self._own.discard(key)
+
     def seen_with(self, key: str, value: Any) -> Any:
         """What the value of a key with a reducer would be, if a state that has set something would complete now."""
         return self._reduced(key, detached(self.values.get(key, REMOVED)), value)
@@ -147,16 +151,18 @@ class SharedState:
 
     def _give(self, key: str, value: Any) -> None:
         """Puts together what was set in this run alone, for the run that it is a part of."""
-        before = self.given.get(key, REMOVED)
-        if before is REMOVED or value is REMOVED:
+        if key not in self.given or value is REMOVED:
             self.given[key] = value
         else:
-            self.given[key] = Several((*each_of(before), *each_of(value)))
+            self.given[key] = Several((*each_of(self.given[key]), *each_of(value)))
 
     def _reduced(self, key: str, there: Any, value: Any) -> Any:
         try:
             for one in each_of(value):
-                there = detached(one) if there is REMOVED else self.reducers[key](there, detached(one))
+                if one is REMOVED or there is REMOVED:
+                    there = detached(one)
+                else:
+                    there = self.reducers[key](there, detached(one))
         except Exception as error:
             error.add_note(f"in the reducer of {key!r}")
             raise

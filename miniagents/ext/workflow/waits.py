@@ -64,6 +64,8 @@ class Waits:
         """Looks whether a state that waits can start."""
         if state.state is not NodeState.PENDING:
             return
+        if state.timer is not None and state.metadata.status is StateStatus.READY:
+            return  # it is held
         self.forget(state)
         run, metadata = self._run, state.metadata
         if state.configs:

@@ -617,3 +617,83 @@ async def test_a_state_sets_several_values_to_be_put_together(is_resumed: bool, 
         await stopped(task)
         task = started_task(agent.resume_run("r"))
     assert await task == {"items": [0, 1, 2, 3, 4]}
+
+
+async def test_what_a_part_has_changed_is_taken_over_also_where_it_is_equal() -> None:
+    """Such as a field that is not compared."""
+
+    @dataclass
+    class Noted(TypedContextData):
+        note: str = field(default="", compare=False)
+
+    part = Agent("part", ask=None)
+
+    @part.state
+    async def change(context: Context) -> None:
+        context.update_typed("noted", note="set")
+        context.set_state("items", [True])
+
+    async def start(context: Context) -> Any:
+        context.set_typed("noted", Noted())
+        context.set_state("items", [1])
+        return part, "change"
+
+    result = await agent_of(start).run()
+    assert (result["noted"].note, result["items"][0] is True) == ("set", True)
+
+
+async def test_a_reducer_that_changes_what_it_is_given_makes_no_reader_a_writer() -> None:
+    """What a state looks at is not changed by others."""
+
+    def extend(there: list[int], more: list[int]) -> list[int]:
+        there.extend(more)
+        return there
+
+    agent = agent_of(goes_to("fork", ["reads", "adds"]), reducers={"items": extend})
+    agent.add_state("first", goes_to("first", None))
+
+    @agent.state
+    async def reads(context: Context) -> None:
+        assert context.get_state("items") == [0]
+        await asyncio.sleep(2)
+
+    @agent.state
+    async def adds(context: Context) -> str:
+        await asyncio.sleep(1)
+        context.set_state("items", [1])
+        return "adds_more"
+
+    @agent.state
+    async def adds_more(context: Context) -> None:
+        context.set_state("items", [2])
+
+    assert await agent.run(values={"items": [0]}) == {"items": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+async def test_a_value_that_was_removed_is_put_together_with_nothing(is_resumed: bool, store: CheckpointStore) -> None:
+    """What is set afterwards is all that there is."""
+
+    def made() -> Agent:
+        agent = Agent("work", store=store, reducers={"sum": lambda there, more: there + more}, ask=None)
+
+        @agent.state
+        async def start(context: Context) -> str:
+            context.remove_state("sum")
+            context.set_state("sum", 5)
+            context.set_state("sum", 1)
+            return "end"
+
+        @agent.state
+        async def end(context: Context) -> None:
+            if is_resumed and context.attempt == 1:
+                await asyncio.sleep(1000)
+
+        return agent
+
+    task = started_task(made().run("r", values={"sum": 10}))
+    if is_resumed:
+        await until_recorded(store, "r", "finished")
+        await stopped(task)
+        task = started_task(made().resume_run("r"))
+    assert await task == {"sum": 6}

@@ -693,7 +693,7 @@ async def test_cancelling_all_before_the_first_step(store: Any) -> None:
     with pytest.raises(WorkflowCancelledError):
         await task
     assert (agent.status, log.lines) == (AgentStatus.CANCELLED, [])
-    assert (await store.info("r")).status == "cancelled"
+    assert all(info.status == "cancelled" for info in await store.runs())
 
 
 async def test_who_pauses_learns_that_the_run_was_resumed_meanwhile() -> None:
@@ -811,3 +811,64 @@ async def test_a_fork_is_a_workflow() -> None:
     assert (agent.status, fork.status, fork.alias) == (AgentStatus.IDLE, AgentStatus.COMPLETED, "forked")
     fork.add_state("more", log.state("more"))
     assert list(agent.states) == ["start"]
+
+
+async def test_what_waits_for_its_next_attempt_after_a_pause_is_not_hurried_by_others() -> None:
+    """The end of a state that it depends on changes nothing."""
+    log = Log()
+    agent = agent_of(log.state("start", None, 2))
+
+    async def fails(context: Context) -> None:
+        log.write(f"attempt {context.attempt}")
+        raise ValueError
+
+    policy = RetryPolicy(1, initial_delay=5, jitter=False)
+    agent.add_state("fails", fails, {"start": DependencyType.PARALLEL}, retry_policy=policy)
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    run = agent._run
+    assert run is not None
+    run.enter(run.pause)
+    run.enter(run.go_on)
+    with pytest.raises(ValueError):
+        await task
+    assert [line for line in log.lines if "attempt" in line] == ["0 attempt 1", "5 attempt 2"]
+
+
+async def test_a_checkpoint_of_a_run_that_is_about_to_begin(store: Any) -> None:
+    """It would lack what the run is given, so that it is refused."""
+    log = Log()
+    agent = agent_of(log.state("start"), store=store)
+    task = started_task(agent.run(values={"given": 1}))
+    await _until_announced(agent)
+    with pytest.raises(WorkflowError, match="about to begin"):
+        agent.create_checkpoint()
+    assert await task == {"given": 1}
+
+
+async def test_cancelling_does_not_wait_for_messages(store: Any) -> None:
+    """A run that waits for what it is sent is ended at once."""
+
+    @miniagent
+    async def slow(ctx: InteractionContext) -> None:
+        await asyncio.sleep(100)
+
+    async with MiniAgents():
+        log = Log()
+        agent = agent_of(log.state("start"), store=store)
+        sent = slow.inquire()
+        task = started_task(agent.inquire(sent).aresolve())
+        await asyncio.sleep(1)
+        await agent.cancel_all()
+        log.write("cancelled")
+        sent.cancel()
+        await asyncio.wait([task])
+    assert (log.lines, agent.status) == (["1 cancelled"], AgentStatus.CANCELLED)
+
+
+async def test_a_fork_knows_nothing_of_earlier_runs() -> None:
+    """What had completed in them does not count for it."""
+    log = Log()
+    agent = agent_of(log.state("start"))
+    await agent.run()
+    assert agent.fork().met_before == frozenset()

@@ -519,3 +519,14 @@ async def _ends(context: Context) -> None:
 
 async def _is_named(context: Context) -> str:
     return "_ends"
+
+
+async def test_a_part_that_begins_elsewhere_is_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
+    """What comes before that is for other runs."""
+    other = agent_of(_ends, _is_named, name="other")
+
+    async def start(context: Context) -> Any:
+        return other, "_is_named"
+
+    await agent_of(start).run()
+    assert not caplog.records

@@ -13,7 +13,14 @@ import pytest
 
 from miniagents import InteractionContext, MiniAgents, miniagent
 from miniagents.ext.checkpoints import CheckpointStore, NewEntry, SQLiteCheckpointStore
-from miniagents.ext.workflow import Agent, Context, HumanInputError, WorkflowCancelledError, WorkflowError
+from miniagents.ext.workflow import (
+    Agent,
+    Context,
+    HumanInputError,
+    RetryPolicy,
+    WorkflowCancelledError,
+    WorkflowError,
+)
 from miniagents.ext.workflow.console import console_asker
 from miniagents.testing import Timeline, quiescence
 from tests.ext.workflow.helpers import Log, agent_of, goes_to, started_task, stopped, until_asked, until_recorded
@@ -514,3 +521,99 @@ async def test_the_questions_of_parts_are_questions_of_the_run(is_recorded: bool
     await agent.answer("r", question.id, "fine")
     assert await task == {"said": "fine"}
     assert await agent.open_questions("r") == []
+
+
+# --- places, pauses and retries around questions ---
+
+
+async def _asks_beside_others(log: Log, *prompts: str, **options: Any) -> Agent:
+    """A workflow with one place, in which a state asks, and another one has the place for two seconds."""
+    agent = agent_of(goes_to("start", ["asks", "busy"]), log.state("busy", None, 2), max_concurrent=1)
+
+    async def asks(context: Context) -> None:
+        context.set_state("said", await asyncio.gather(*map(context.human_in_the_loop, prompts)))
+
+    agent.add_state("asks", asks, **options)
+    return agent
+
+
+async def _answer_all(agent: Agent) -> None:
+    for question in await agent.open_questions():
+        await agent.answer(None, question.id, question.prompt.lower())
+
+
+async def test_two_questions_of_a_state_take_one_place() -> None:
+    """When both are answered while another state has the place, the state goes on when that has ended."""
+    agent = await _asks_beside_others(Log(), "A", "B")
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    await _answer_all(agent)
+    assert await task == {"said": ["a", "b"]}
+
+
+async def test_an_answer_is_kept_for_the_next_attempt() -> None:
+    """The first one took too long, because it had to wait for its place with the answer."""
+    policy = RetryPolicy(1, initial_delay=2, jitter=False)
+    agent = await _asks_beside_others(Log(), "A", timeout=1.5, retry_policy=policy)
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    await _answer_all(agent)
+    assert await task == {"said": ["a"]}
+
+
+async def test_a_pause_does_not_wait_for_who_waits_for_its_place_with_an_answer() -> None:
+    """It begins anew after the pause, and has the answer."""
+    log = Log()
+    part = agent_of(log.state("one", "two", 2), log.state("two"), name="part")
+    agent = agent_of(goes_to("start", ["asks", (part, "one")]), max_concurrent=1)
+
+    @agent.state
+    async def asks(context: Context) -> None:
+        context.set_state("said", await context.human_in_the_loop("A"))
+
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    await _answer_all(agent)
+    await agent.pause()
+    assert log.lines == ["0 one", "2 one ends"]
+    await agent.resume()
+    assert await task == {"said": "a"}
+
+
+async def test_a_state_that_asks_during_a_pause_does_not_hold_it_up() -> None:
+    """It is asked again after the pause."""
+    agent = Agent("work", ask=None)
+
+    @agent.state
+    async def asks(context: Context) -> None:
+        await asyncio.sleep(2)
+        context.set_state("said", await context.human_in_the_loop("A"))
+
+    task = started_task(agent.run())
+    await asyncio.sleep(1)
+    await agent.pause()
+    await agent.resume()
+    await asyncio.sleep(3)
+    await _answer_all(agent)
+    assert await task == {"said": "a"}
+
+
+async def test_an_answer_that_was_being_looked_at_is_looked_at_again() -> None:
+    """A pause in between does not lose it."""
+    agent = Agent("work", ask=None)
+
+    async def slowly(answer: str) -> bool:
+        await asyncio.sleep(2)
+        return True
+
+    @agent.state
+    async def asks(context: Context) -> None:
+        context.set_state("said", await context.human_in_the_loop("A", validator=slowly))
+
+    task = started_task(agent.run())
+    await quiescence()
+    await _answer_all(agent)
+    await asyncio.sleep(1)
+    await agent.pause()
+    await agent.resume()
+    assert await task == {"said": "a"}
