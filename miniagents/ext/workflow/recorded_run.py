@@ -84,6 +84,8 @@ class RecordedRun(GraphRun):
 
     async def until_sent(self) -> None:
         """Waits until all is there that the run was sent, or the run has been ended before."""
+        if self.ctx.message_promises.done():
+            return
         sent = asyncio.ensure_future(self.ctx.message_promises.aresolve_messages())
         try:
             either: list[asyncio.Future[Any]] = [sent, self._end]
