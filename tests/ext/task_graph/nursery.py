@@ -89,6 +89,11 @@ class Run(NamedTuple):
     def outcome(self) -> Path:
         return self.folder / "outcome"
 
+    @property
+    def tried_again(self) -> int:
+        """How often what fails for good was tried again, since a process was killed that had just ended the task."""
+        return max(visit for name, visit in self.started() if name == "broken") - 1
+
     def cache(self) -> Cache:
         return RedisCache.from_url(self.redis, default_prefix=f"test-{self.task_id}") if self.redis else MemoryCache()
 
@@ -124,21 +129,25 @@ async def work(run: Run, moments: Moments) -> None:
         else:
             await store.delete(str(run.task_id))
             task = await agent.run_task(Task(id=run.task_id, type="test", objective="go"))
-        outcome = await outcome_of(agent, task, cache)
+        outcome = await outcome_of(agent, task, cache, run.tried_again)
         if run.redis:
             await cache.clear()
     run.outcome.write_text(json.dumps({**outcome, "moments": moments.count}))
 
 
-async def outcome_of(agent: Agent, task: Task, cache: Cache) -> dict[str, Any]:
-    """All that is known of a run at its end, but for when and in which order it happened."""
+async def outcome_of(agent: Agent, task: Task, cache: Cache, tried_again: int) -> dict[str, Any]:
+    """All that is known of a run at its end, but for when and in which order it happened.
+
+    When a process was killed that had just ended the task, what had failed in it is tried again, as the docs say. That
+    does not count here.
+    """
     values = await cache.get_all()
     namespace, state = cache.namespace, agent.execution_state
     known = {
         "status": task.status.value,
         "error": task.error,
         "results": dict(sorted(agent.node_results.items())),
-        "iterations": state.total_iterations,
+        "iterations": state.total_iterations - tried_again,
         "plans": sorted(sorted(plan.nodes) for plan in [*state.execution_history, state.current_plan]),
         "cache": {namespace.key_of(key): value for key, value in sorted(values.items()) if not key.endswith(":task")},
     }
