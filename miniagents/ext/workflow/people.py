@@ -210,7 +210,7 @@ class People:
     async def _will_do(self, question: OpenQuestion, told: _Told, validator: Callable[[str], Any] | None) -> bool:
         try:
             return validator is None or await _accepts(validator, told.text)
-        except BaseException:  # it is looked at by the next attempt
+        except asyncio.CancelledError:  # it is looked at by the next attempt
             self._told.setdefault(question.id, deque()).appendleft(told)
             raise
 
