@@ -5,6 +5,7 @@ so they keep to keys with a prefix of their own), and `start_redis` for servers 
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ __all__ = ["RedisServer", "StartRedis"]
 
 _PATIENCE = 20.0
 _ONCE = Retry(NoBackoff(), 0)
+_chance = random.SystemRandom()  # processes of tests are not to choose the same
 
 
 class RedisServer:
@@ -123,9 +125,16 @@ StartRedis = Callable[..., RedisServer]
 
 
 def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port that is free, and that the system gives to no client.
+
+    A client that dials again and again while its server is away may be given the very port that it dials, and is
+    connected to itself then: the server could not come back.
+    """
+    while True:
+        port = _chance.randint(20_000, 32_000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture(scope="session")
