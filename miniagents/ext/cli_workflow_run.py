@@ -174,7 +174,7 @@ class _Follower:
                 await asyncio.sleep(_FOLLOWS_EVERY)
 
     def _new_parts(self, run_id: str, news: "Iterable[Entry]") -> list[str]:
-        from miniagents.ext.workflow.parts import part_run_id
+        from miniagents.ext.workflow.opening import part_run_id
 
         parts = {
             part_run_id(run_id, entry.node, entry.visit)

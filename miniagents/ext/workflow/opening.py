@@ -1,6 +1,6 @@
 """Opening the journal of a run: a new one, one that was recorded, or what a checkpoint says."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -101,8 +101,10 @@ async def opened(
         yield journal
 
 
-def failure_in(entries: Iterable[Entry]) -> Exception | None:
-    """What a run has failed with, if it has."""
+def failure_in(entries: Sequence[Entry]) -> Exception | None:
+    """What a run has failed with, if it has ended so; what failed may still be compensated otherwise."""
+    if not any(entry.kind == "ended" for entry in entries):
+        return None
     return next((error_in(entry) for entry in entries if _ends_run(entry)), None)
 
 

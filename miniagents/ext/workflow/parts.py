@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from miniagents.ext.workflow.context import Context
     from miniagents.ext.workflow.run import WorkflowRun
 
-__all__ = ["is_part", "make_known", "name_part", "names_part", "part_run_id", "restore_part"]
+__all__ = ["is_part", "make_known", "name_part", "names_part", "restore_part"]
 
 _agents: "defaultdict[str, WeakSet[Agent]]" = defaultdict(WeakSet)
 """The workflows of this process by their names, to find one that a recorded run has gone on with."""
@@ -136,11 +136,8 @@ class _Part:
         run_id = part_run_id(context.run_id, context.state_name, context.visit)
         is_resumed = store is not None and await is_there(store, run_id)
         if store is not None and is_resumed:
-            entries = await store.read(run_id)
-            failure = failure_in(entries)
-            if failure is not None and any(
-                entry.kind == "ended" for entry in entries
-            ):  # and the run did not hear of it
+            failure = failure_in(await store.read(run_id))
+            if failure is not None:  # and the process has died before the run heard of it
                 raise failure
         begun: list[WorkflowRun] = []
 
